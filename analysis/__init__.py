@@ -1,0 +1,1 @@
+"""Reads result rows and published numbers; never runs anything."""

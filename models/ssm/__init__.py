@@ -1,0 +1,1 @@
+"""State-space sequence layers: S4D, its long convolution, and the selective scan."""

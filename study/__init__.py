@@ -1,0 +1,1 @@
+"""The harness: from a study question to rows of results."""
