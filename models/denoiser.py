@@ -200,12 +200,12 @@ class Denoiser(nn.Module, ABC):
         if torch.compiler.is_compiling() or t.device.type != "cpu" or t.numel() == 0:
             return
         low, high = t.min().item(), t.max().item()
-        require(0 <= low and high <= TIME_SCALE, "t", [low, high], f"within [0, {TIME_SCALE}]")
+        require(low >= 0 and high <= TIME_SCALE, "t", [low, high], f"within [0, {TIME_SCALE}]")
         if y is not None:
             first, last = int(y.min()), int(y.max())
             null = f", null class {self.config.classes}" if self.config.has_null_class else ""
             require(
-                0 <= first and last < self.config.label_rows,
+                first >= 0 and last < self.config.label_rows,
                 "y",
                 [first, last],
                 f"within 0..{self.config.label_rows - 1} ({self.config.classes} classes{null})",

@@ -29,7 +29,7 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         # The sinusoids are float32 whatever the network's dtype: bf16 cannot tell t=900 from t=901.
-        return self.mlp(timestep_embedding(t, self.frequencies).to(self.mlp[0].weight.dtype))
+        return self.mlp(timestep_embedding(t, self.frequencies).to(next(self.mlp.parameters()).dtype))
 
 
 class LabelEmbedder(nn.Module):

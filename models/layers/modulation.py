@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x (B, L, D) times (1 + scale) plus shift, both (B, D)."""
     return x * (1 + scale[:, None]) + shift[:, None]
@@ -26,8 +25,12 @@ class FinalLayer(nn.Module):
 
     def zero_(self) -> None:
         """Start by predicting exactly zero (DiT; DiS does not)."""
-        for layer in (self.linear, self.adaLN_modulation[-1]):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        zero_linear_(self.linear)
+        zero_linear_(self.adaLN_modulation[-1])
 
 
+def zero_linear_(layer: nn.Module) -> None:
+    """adaLN-Zero: a layer whose output is exactly zero at the start of training."""
+    assert isinstance(layer, nn.Linear)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
