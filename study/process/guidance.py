@@ -1,0 +1,43 @@
+"""Classifier-free guidance: the denoiser, its labels and a guidance strength as one function of (x, t)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.denoiser import Denoiser, require
+from study.process.base import Denoise, SamplerConfig
+
+
+def guided(denoiser: Denoiser, labels: Tensor | None, sampler: SamplerConfig) -> Denoise:
+    """What a process samples with. Labels (B,), None for an unconditional backbone."""
+
+    def conditional(x: Tensor, t: float) -> Tensor:
+        return denoiser(x, torch.full((len(x),), t, device=x.device), labels)
+
+    if sampler.guidance == 1:
+        return conditional
+    valid = "1 for a backbone without a null class (classes > 0 and class_dropout > 0)"
+    require(labels is not None and denoiser.config.has_null_class, "guidance", sampler.guidance, valid)
+    assert labels is not None
+    both_labels = torch.cat([labels, torch.full_like(labels, denoiser.config.classes)])
+
+    def guided_within_interval(x: Tensor, t: float) -> Tensor:
+        if not sampler.guidance_from <= t <= sampler.guidance_to:
+            return conditional(x, t)
+        times = torch.full((2 * len(x),), t, device=x.device)
+        cond, uncond = denoiser(torch.cat([x, x]), times, both_labels).chunk(2)
+        return combine(cond, uncond, sampler.guidance, guided_channels(sampler, x.shape[1]))
+
+    return guided_within_interval
+
+
+def guided_channels(sampler: SamplerConfig, channels: int) -> int:
+    """How many leading channels of the output are guided; variance channels never are."""
+    return min(3, channels) if sampler.guidance_channels == "first3" else channels
+
+
+def combine(cond: Tensor, uncond: Tensor, guidance: float, channels: int) -> Tensor:
+    """Move the first `channels` of the conditional output away from the unconditional one."""
+    moved = uncond[:, :channels] + guidance * (cond[:, :channels] - uncond[:, :channels])
+    return torch.cat([moved, cond[:, channels:]], dim=1)
