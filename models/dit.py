@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from models.denoiser import Denoiser, DenoiserConfig, register, require
 from models.layers.embeddings import LabelEmbedder, TimestepEmbedder, sincos_2d
@@ -79,7 +79,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, L, 3, heads, D/heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, L, D/heads)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -89,7 +89,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(gelu(self.fc1(x), approximate="tanh"))
 
 
 class DiTBlock(nn.Module):
@@ -161,10 +161,10 @@ class DiT(Denoiser):
                 nn.init.zeros_(module.bias)
         xavier_as_linear_(self.x_embedder.proj)
         self.pos_embed.copy_(sincos_2d(*self.config.grid(), self.config.width))
-        for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
-        if self.config.classes:
-            nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        for block in self.blocks:
-            nn.init.zeros_(block.adaLN_modulation[1].weight)
+        embedders = [self.t_embedder, self.y_embedder] if self.config.classes else [self.t_embedder]
+        for weight in (p for embedder in embedders for p in embedder.parameters() if p.ndim == 2):
+            nn.init.normal_(weight, std=0.02)
+        for name, parameter in self.blocks.named_parameters():
+            if "adaLN_modulation" in name:
+                nn.init.zeros_(parameter)
         self.final_layer.zero_()
