@@ -1,0 +1,114 @@
+"""S4D: a diagonal state-space layer over sequences (Gu et al. 2022), in one or both directions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.denoiser import require, require_choice
+from models.macs import Macs, real_fft
+from models.ssm.conv import causal_conv, two_way_conv
+from models.ssm.kernel import Modes, discretise, vandermonde_kernel
+
+INITS = ("lin", "inv", "real")
+DIRECTIONS = ("both", "forward")
+JOINS = ("concat", "sum")
+DISCRETISATIONS = ("zoh", "bilinear")
+
+
+class S4D(nn.Module):
+    """(B, L, H) -> (B, L, streams * H): one linear state space per channel and direction, D skip included.
+
+    No activation and no mixing of channels. Both directions joined by `concat` are two streams of
+    channels [forward, backward]; otherwise there is one.
+    """
+
+    no_weight_decay = ("log_dt", "log_A_real", "A_imag")
+
+    def __init__(
+        self,
+        width: int,
+        state: int = 64,
+        init: str = "lin",
+        direction: str = "both",
+        join: str = "concat",
+        discretisation: str = "zoh",
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        lr_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        require(width > 0, "width", width, "a positive integer")
+        require(state > 0 and state % 2 == 0, "state", state, "a positive even integer (conjugate pairs)")
+        require_choice("init", init, INITS)
+        require_choice("direction", direction, DIRECTIONS)
+        require_choice("join", join, JOINS)
+        require_choice("discretisation", discretisation, DISCRETISATIONS)
+        require(0 < dt_min <= dt_max, "dt_min", dt_min, f"above 0 and at most dt_max={dt_max!r}")
+        self.width, self.state, self.direction, self.join = width, state, direction, join
+        self.discretisation, self.lr_scale = discretisation, lr_scale
+        directions = 2 if direction == "both" else 1
+        self.streams = streams(direction, join)
+        log_low, log_high = math.log(dt_min), math.log(dt_max)
+        self.log_dt = nn.Parameter(torch.rand(directions, width) * (log_high - log_low) + log_low)
+        real, imaginary = initial_eigenvalues(init, state)
+        shape = (directions, width, state // 2)
+        self.log_A_real = nn.Parameter((-real).log().expand(shape).clone())
+        self.A_imag = nn.Parameter(imaginary.expand(shape).clone())
+        self.C = nn.Parameter(torch.randn(*shape, 2) * 0.5**0.5)
+        self.D = nn.Parameter(torch.randn(self.streams, width))
+
+    def forward(self, u: Tensor) -> Tensor:
+        require(u.ndim == 3 and u.shape[-1] == self.width, "u.shape", tuple(u.shape), f"(batch, L, {self.width})")
+        kernels = vandermonde_kernel(self.modes(), u.shape[1])
+        x = u.mT.to(kernels.dtype)
+        ways = two_way_conv(x, kernels) if self.direction == "both" else (causal_conv(x, kernels[0]),)
+        y = torch.cat(ways, dim=1) if self.streams == 2 else sum(ways[1:], ways[0])
+        skip = (x[:, None] * self.D[..., None].to(x)).flatten(1, 2)
+        return (y + skip).mT.to(u.dtype)
+
+    def modes(self) -> Modes:
+        """Discretised in float32 at least: a bf16 phase is noise after a few steps."""
+        log_dt, log_A_real, A_imag, C = (_full(p) for p in (self.log_dt, self.log_A_real, self.A_imag, self.C))
+        return discretise(log_dt, (-log_A_real.exp(), A_imag), (C[..., 0], C[..., 1]), self.discretisation)
+
+    def extra_repr(self) -> str:
+        return f"{self.width}, state={self.state}, direction={self.direction!r}, join={self.join!r}"
+
+
+def streams(direction: str, join: str) -> int:
+    """How many groups of H channels come out."""
+    return 2 if direction == "both" and join == "concat" else 1
+
+
+def initial_eigenvalues(init: str, state: int) -> tuple[Tensor, Tensor]:
+    """Real and imaginary parts of A's upper half, (state / 2,) each (S4D, eq. 9; S4D-Real, sec. 4)."""
+    k = torch.arange(state // 2, dtype=torch.float64)
+    if init == "real":
+        real, imaginary = -(k + 1), torch.zeros_like(k)
+    else:
+        real = torch.full_like(k, -0.5)
+        # "inv" follows the full state size, conjugates included.
+        imaginary = math.pi * k if init == "lin" else state / math.pi * (state / (2 * k + 1) - 1)
+    return real.to(torch.get_default_dtype()), imaginary.to(torch.get_default_dtype())
+
+
+def s4d_macs(length: int, width: int, state: int, direction: str = "both", join: str = "concat") -> Macs:
+    """Model MACs of one image, by the transform form whatever form executes.
+
+    Transforms of length 2L, 3 MACs per complex product in L+1 bins; `kernel` is 5 per mode and tap
+    (the recurrence of powers and the real part of the sum) and the kernels' own transforms.
+    """
+    directions, outputs = (2 if direction == "both" else 1), streams(direction, join)
+    transforms, products = 1 + outputs, outputs
+    return Macs(
+        fft=real_fft(2 * length, transforms * width) + 3 * products * width * (length + 1),
+        kernel=5 * directions * width * (state // 2) * length + real_fft(2 * length, outputs * width),
+        elementwise=outputs * width * length,
+    )
+
+
+def _full(p: Tensor) -> Tensor:
+    return p if p.dtype == torch.float64 else p.float()
