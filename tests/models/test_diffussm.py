@@ -1,0 +1,209 @@
+"""DiffuSSM against the paper's equations written out, its cost formula, and what its readings imply."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models import build, named_config
+from models.diffussm import Block, DiffuSSM, DiffuSSMConfig, PatchSSMConfig
+from tests.models.conformance import awake, counted_macs, inputs
+
+TINY = named_config("diffussm-tiny")
+assert isinstance(TINY, DiffuSSMConfig)
+
+
+def block_and_inputs(config: DiffuSSMConfig, rows: int) -> tuple[Block, Tensor, Tensor]:
+    torch.manual_seed(0)
+    block = Block(config).double().eval()
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return block, torch.randn(2, rows, config.width).double(), torch.randn(2, config.width).double()
+
+
+@pytest.mark.parametrize("M", [1, 2, 4])
+def test_block_is_the_papers_equations(M: int) -> None:
+    """U_l = s(Wup_k s(W0 I_j)), I' = s(Wdown_k Y_l) by offsets, O = W3(s(W2 I') * s(W1 I)), l = jM + k."""
+    config = replace(TINY, M=M, width=16, size=(4, 4))
+    J, D = 16 // M, 16
+    block, x, condition = block_and_inputs(config, J)
+    gelu = lambda z: F.gelu(z, approximate="tanh")  # noqa: E731
+    shift, scale, gate = block.adaLN_modulation(condition).chunk(3, dim=1)
+    mean, var = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, unbiased=False)
+    I = (x - mean) / (var + 1e-6).sqrt() * (1 + scale[:, None]) + shift[:, None]  # noqa: E741
+    U = torch.zeros(2, J * M, D).double()
+    for j in range(J):
+        for k in range(M):
+            hidden = gelu(I[:, j] @ block.w0.weight.T + block.w0.bias)
+            U[:, j * M + k] = gelu(hidden @ block.up.weight[k] + block.up.bias[k])
+    Y = block.mixer(U)
+    assert Y.shape == (2, J * M, 2 * D)
+    I_prime = torch.zeros(2, J, 2 * D).double()
+    step = 2 * D // M
+    for j in range(J):
+        for k in range(M):
+            I_prime[:, j, step * k : step * (k + 1)] = gelu(Y[:, j * M + k] @ block.down.weight[k] + block.down.bias[k])
+    O = block.w3(gelu(block.w2(I_prime)) * gelu(block.w1(I)))  # noqa: E741
+    torch.testing.assert_close(block(x, condition), x + gate[:, None] * O)
+
+
+@pytest.mark.parametrize("M", [1, 2, 4])
+@pytest.mark.parametrize("length", [1024, 4096])
+def test_layer_costs_what_the_paper_says(M: int, length: int) -> None:
+    """13 (L/M) D^2 + L D^2 multiply-accumulates outside the mixer, conditioning apart."""
+    config = named_config("diffussm-xl", M=M)
+    D = config.width
+    layer = config.block_macs(length).matmul - 3 * D * D
+    assert layer == 13 * (length // M) * D**2 + length * D**2
+
+
+@pytest.mark.parametrize(
+    ("side", "M", "gmacs"),
+    [(32, 1, 551.7), (32, 2, 295.6), (32, 4, 167.5), (64, 1, 2206.9), (64, 2, 1182.3), (64, 4, 670.0)],
+)
+def test_xl_trunk_matches_the_published_formula(side: int, M: int, gmacs: float) -> None:
+    config = named_config("diffussm-xl", M=M, size=(side, side))
+    trunk = config.depth * (config.block_macs(config.tokens()).matmul - 3 * config.width**2)
+    assert trunk / 1e9 == pytest.approx(gmacs, abs=0.06)
+
+
+@pytest.mark.parametrize("M", [1, 2])
+def test_xl_parameters_by_formula(M: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Per layer (13 + M) D^2 + 3 D^2 and the SSM; the paper says ~673M, which no reading of M gives exactly."""
+    config = named_config("diffussm-xl", M=M)
+    D, n, P, O = config.width, config.depth, config.P, config.out_channels  # noqa: E741
+    with torch.device("meta"):
+        total = sum(p.numel() for p in DiffuSSM(config).parameters())
+    biases = D + M * D + 2 * D + 2 * D + 2 * D + D  # W0, Wup, Wdown, W1, W2, W3
+    ssm = 2 * D * (1 + 4 * (config.state // 2)) + 2 * D  # per direction log dt, A (re, im), C (re, im); and D twice
+    layer = (13 + M) * D**2 + biases + 3 * D**2 + 3 * D + ssm
+    embed = M * config.channels * P**2 * D + D + (256 * D + D + D * D + D) + config.label_rows * D
+    head = 2 * D * D + 2 * D + D * M * P**2 * O + M * P**2 * O
+    assert total == n * layer + embed + head
+    with capsys.disabled():
+        print(f"\nDiffuSSM-XL, M={M}: {total:,} parameters = 29 x [(13+M)D^2 + 3D^2 + SSM] + rest; paper ~673M")
+
+
+def test_readings_coincide_when_nothing_is_shortened() -> None:
+    batch = inputs(TINY)
+    short = awake(replace(TINY, M=1), "diffussm-tiny").eval()
+    for resample in ("pool", "linear"):
+        full = DiffuSSM(replace(TINY, M=1, stream="full", resample=resample)).eval()
+        full.load_state_dict(short.state_dict())
+        assert torch.equal(short(*batch), full(*batch))
+
+
+def test_pooling_gives_every_token_of_a_group_the_same_update() -> None:
+    config = replace(TINY, M=4, stream="full", resample="pool")
+    block, x, condition = block_and_inputs(config, 64)
+    update = (block(x, condition) - x).unflatten(1, (16, 4))
+    torch.testing.assert_close(update, update[:, :, :1].expand_as(update))
+    assert update.std(1).min() > 0
+
+
+@pytest.mark.parametrize("stream", ["short", "full"])
+def test_one_direction_is_causal_in_raster_order(stream: str) -> None:
+    config = replace(TINY, M=1, direction="forward", stream=stream)
+    model, (x, t, y) = awake(config, "diffussm-tiny").eval(), inputs(config)
+    later = x.clone()
+    later[:, :, 4:] += 1
+    before, after = model(x, t, y), model(later, t, y)
+    torch.testing.assert_close(before[:, :, :4], after[:, :, :4])
+    assert not torch.allclose(before[:, :, 4:], after[:, :, 4:])
+
+
+def test_attention_mixer_is_softmax_attention() -> None:
+    config = replace(TINY, mixer="attention", heads=4)
+    block, _, _ = block_and_inputs(config, 32)
+    u = torch.randn(2, 64, 64).double()
+    q, k, v = (part.unflatten(-1, (4, 16)).transpose(1, 2) for part in block.mixer.qkv(u).chunk(3, dim=-1))
+    expected = ((q @ k.transpose(-1, -2) / 4.0).softmax(-1) @ v).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(block.mixer(u), expected)
+
+
+def test_long_skips_reach_across_the_depth() -> None:
+    config = replace(TINY, depth=4, skip="long")
+    model, batch = awake(config, "diffussm-tiny").eval(), inputs(config)
+    assert len(model.skips) == 2
+    base = model(*batch)
+    with torch.no_grad():
+        model.skips[0].weight[:, config.width :] = 0  # the last block no longer hears the first
+    assert not torch.allclose(base, model(*batch))
+
+
+CHOICES = st.fixed_dictionaries(
+    {
+        "P": st.sampled_from([1, 2]),
+        "M": st.sampled_from([1, 2, 4]),
+        "depth": st.integers(1, 4),
+        "width": st.sampled_from([16, 32]),
+        "heads": st.sampled_from([1, 2]),
+        "stream": st.sampled_from(["short", "full"]),
+        "resample": st.sampled_from(["pool", "linear"]),
+        "direction": st.sampled_from(["both", "forward"]),
+        "join": st.sampled_from(["concat", "sum"]),
+        "skip": st.sampled_from(["none", "long"]),
+        "mixer": st.sampled_from(["s4d", "attention"]),
+        "positions": st.sampled_from(["sincos", "none"]),
+        "init": st.sampled_from(["lin", "inv", "real"]),
+        "discretisation": st.sampled_from(["zoh", "bilinear"]),
+        "classes": st.sampled_from([0, 3]),
+        "learn_sigma": st.booleans(),
+        "size": st.sampled_from([(4, 4), (4, 8)]),
+    }
+)
+
+
+@settings(max_examples=30)
+@given(CHOICES)
+def test_every_combination_builds_runs_and_is_counted(fields: dict[str, object]) -> None:
+    config = replace(TINY, state=4, **fields)  # type: ignore[arg-type]
+    model, batch = awake(config, "diffussm-tiny").eval(), inputs(config)
+    out = model(*batch)
+    assert out.shape == (3, config.out_channels, *config.size)
+    assert out.isfinite().all()
+    macs = config.macs()
+    assert macs.matmul + macs.attention == counted_macs("diffussm-tiny", config)
+
+
+def test_named_sizes_count_to_the_integer() -> None:
+    for name in ("diffussm-s", "diffussm-l", "diffussm-xl", "patchssm-xl"):
+        for side in (32, 64):
+            config = named_config(name, size=(side, side))
+            assert config.macs().matmul == counted_macs(name, config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"P": 3}, r"P=3 .* divisor of \(8, 8\)"),
+        ({"P": 0}, "P=0"),
+        ({"M": 3}, r"M=3 .* divisor of the 64 tokens"),
+        ({"width": 66}, "width=66 .* multiple of 4"),
+        ({"depth": 0}, "depth=0"),
+        ({"stream": "shrot"}, "stream='shrot' .*did you mean 'short'"),
+        ({"mixer": "attention", "heads": 5}, "heads=5 .* divisor of 64"),
+        ({"state": 15}, "state=15 .* even"),
+        ({"size": (8, 9), "P": 2}, "P=2"),
+        ({"class_dropout": 1.0}, "class_dropout=1.0"),
+        ({"M": 64, "width": 16, "stream": "full", "resample": "linear"}, "M=64"),
+    ],
+)
+def test_impossible_configs_are_refused_by_name(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **fields)  # type: ignore[arg-type]
+
+
+def test_patchified_baseline_shortens_by_patches_only() -> None:
+    config = named_config("patchssm-tiny")
+    assert (config.P, config.M, config.tokens()) == (2, 1, 16)
+    assert build("patchssm-tiny").config == config
+    with pytest.raises(ValueError, match="M, P"):
+        PatchSSMConfig(M=2)
