@@ -55,7 +55,7 @@ class DiTConfig(DenoiserConfig):
     def macs(self, size: tuple[int, int] | None = None) -> Macs:
         L, D, cell = self.tokens(size), self.width, self.P * self.P
         embed = linear(L, cell * self.channels, D) + linear(1, TIME_FREQUENCIES, D) + linear(1, D, D)
-        embed += Macs(elementwise=L * D + 2 * D)  # + positions; SiLU in the time MLP, + label
+        embed += Macs(elementwise=L * D + D + D * (self.classes > 0))  # + positions; SiLU in the time MLP; + label
         final = linear(1, D, 2 * D) + linear(L, D, cell * self.out_channels) + Macs(elementwise=D + 2 * L * D)
         return embed + self.depth * self._block_macs(L) + final
 

@@ -1,0 +1,264 @@
+"""The U-Nets equal the official codes, their published sizes and the tracer's counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models import build, named_config
+from models.layers.unet_blocks import AttentionBlock, SpatialTransformer
+from models.unet import SIZES, UNet, UNetConfig, layout
+from tests.models.conformance import counted_macs
+from tests.parity_arrays import ParityArrays, assert_forward, assert_matches_reference, load_parity
+
+# Without the class embedder of latent diffusion, which lives beside its U-Net.
+PARAMETERS = {
+    "adm-64": 295_904_454,
+    "adm-128": 421_529_606,
+    "adm-256": 553_838_086,
+    "adm-512": 558_997_638,
+    "ldm-4": 400_920_579,
+    "ldm-8": 394_984_196,
+}
+
+# GMACs: linear + convolution, attention.
+GMACS = {
+    "adm-64": (103.4621, 6.2160),
+    "adm-128": (301.0055, 5.9224),
+    "adm-256": (1113.7426, 6.0901),
+    "adm-512": (1976.2446, 6.0901),
+    "ldm-4": (99.7698, 4.4543),
+    "ldm-8": (53.9637, 3.0726),
+}
+
+TINY = SIZES["tiny"]
+TINY_LDM = replace(
+    TINY,
+    width=64,  # two channels per group: with one, the norm would remove what `add` adds
+    attention="transformer",
+    resample="conv",
+    modulation="add",
+    heads=2,
+    head_width=None,
+    context_width=24,
+)
+
+
+def reference_unet(parity: ParityArrays) -> UNet:
+    cfg = parity.cfg
+    head_width = cfg["num_head_channels"] if cfg["num_head_channels"] > 0 else None
+    config = UNetConfig(
+        size=cfg["image_size"],
+        channels=cfg["in_channels"],
+        learn_sigma=cfg["out_channels"] == 2 * cfg["in_channels"],
+        classes=cfg["num_classes"] or 0,
+        class_dropout=0.0,
+        width=cfg["model_channels"],
+        channel_mult=cfg["channel_mult"],
+        res_blocks=cfg["num_res_blocks"],
+        attention_factors=cfg["attention_resolutions"],
+        attention_order="new" if cfg["use_new_attention_order"] else "legacy",
+        heads=cfg["num_heads"] if head_width is None else None,
+        head_width=head_width,
+        resample="resblock" if cfg["resblock_updown"] else "conv",
+        modulation="scale_shift" if cfg["use_scale_shift_norm"] else "add",
+    )
+    model = UNet(config)
+    model.load_reference_state_dict(parity.params)
+    return model
+
+
+@pytest.mark.parametrize("name", ["adm_unet_a", "adm_unet_b"])
+def test_equals_guided_diffusion(name: str) -> None:
+    """`a`: scale-shift, resampling residual blocks, legacy order, labels; `b`: add, convolutions, new order, none."""
+    parity = load_parity(name)
+    assert_matches_reference(reference_unet(parity), parity)
+
+
+def test_the_other_attention_order_loads_but_is_wrong() -> None:
+    parity = load_parity("adm_unet_a")
+    right = reference_unet(parity).eval()
+    wrong = UNet(replace(right.config, attention_order="new")).eval()
+    wrong.load_reference_state_dict(parity.params)
+    with torch.no_grad():
+        error = (wrong(**parity.inputs) - right(**parity.inputs)).abs().max()
+    assert error > 0.01 * parity.outputs["forward"].abs().max()
+
+
+def test_attention_orders_differ_by_a_permutation_of_the_packed_rows() -> None:
+    legacy, new, heads, width = AttentionBlock(64, 4, "legacy"), AttentionBlock(64, 4, "new"), 4, 64
+    for parameter in legacy.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    new.load_state_dict(legacy.state_dict())
+    rows = torch.arange(3 * width).reshape(heads, 3, -1).transpose(0, 1).flatten()
+    new.qkv.load_state_dict({key: value[rows] for key, value in legacy.qkv.state_dict().items()})
+    x = torch.randn(2, width, 4, 6)
+    torch.testing.assert_close(new(x), legacy(x))
+
+
+def test_spatial_transformer_equals_latent_diffusion() -> None:
+    parity = load_parity("ldm_spatial_transformer")
+    block = SpatialTransformer(width=32, heads=int(parity.tensor("heads")), context_width=24)
+    block.load_state_dict(parity.params)
+    with torch.no_grad():
+        assert_forward(block(**parity.inputs), parity.outputs["y"])
+
+
+@pytest.mark.parametrize("size", PARAMETERS)
+def test_parameter_counts_are_the_published_ones(size: str) -> None:
+    with torch.device("meta"):
+        model = build(f"unet-{size}")
+    parameters = dict(model.named_parameters())
+    embedder = parameters.pop("label_context.weight", None)
+    assert (embedder is not None) == size.startswith("ldm")
+    assert embedder is None or embedder.shape == (1001, 512)
+    assert sum(p.numel() for p in parameters.values()) == PARAMETERS[size]
+
+
+@pytest.mark.parametrize("size", GMACS)
+def test_macs_are_the_published_ones(size: str) -> None:
+    config = SIZES[size]
+    macs = config.macs()
+    counted = macs.attention - single_key_products(config)
+    assert (round(macs.matmul / 1e9, 4), round(counted / 1e9, 4)) == GMACS[size]
+
+
+def single_key_products(config: UNetConfig) -> int:
+    """weights · value with one label token, 0.004 %: an einsum makes it elementwise, so published counts lack it."""
+    if config.attention == "self":
+        return 0
+    attended = [layer for layer in layout(config).layers() if layer.kind == "attention"]
+    return sum(config.tokens() // layer.factor**2 * layer.outputs for layer in attended)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_macs_equal_the_tracer(size: str) -> None:
+    config = SIZES[size]
+    for each in {config, replace(config, size=(64, 64))}:
+        macs = each.macs()
+        assert macs.matmul + macs.attention == counted_macs(f"unet-{size}", each)
+        assert macs == config.macs(each.size)
+
+
+VARIANTS = {
+    "convolutions": {"resample": "conv"},
+    "add": {"modulation": "add"},
+    "attention everywhere": {"attention_factors": (1, 2)},
+    "attention at the bottom only": {"attention_factors": ()},
+    "three levels, half width first": {"channel_mult": (1, 0.5, 2), "width": 64, "attention_factors": (2, 4)},
+    "rectangular": {"size": (4, 10)},
+    "unconditional": {"classes": 0},
+}
+
+
+@pytest.mark.parametrize("base", [TINY, replace(TINY_LDM, heads=1)], ids=["adm", "ldm"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_runs_and_costs_what_the_tracer_says(base: UNetConfig, variant: str) -> None:
+    config = replace(base, **VARIANTS[variant])
+    macs = config.macs()
+    assert macs.matmul + macs.attention == counted_macs("unet-tiny", config)
+    model = UNet(config)
+    x, y = torch.randn(2, 1, *config.size), torch.tensor([3, 10]) if config.classes else None
+    assert model(x, torch.tensor([1, 900]), y).abs().max() == 0
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    out = model(x, torch.tensor([1, 900]), y)
+    assert out.shape == x.shape
+    assert (out[0] != out[1]).any()
+
+
+def test_latent_diffusion_takes_the_label_as_context() -> None:
+    """Gradients reach everything but the queries and keys of the cross-attention to a single token."""
+    model = UNet(TINY_LDM)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    out = model(torch.randn(2, 1, 8, 8), torch.tensor([1, 900]), torch.tensor([3, 10]))
+    (out * torch.randn_like(out)).sum().backward()
+    idle = {key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-6}
+    assert idle
+    assert all(any(part in key for part in ("attn2.to_q", "attn2.to_k", "norm2")) for key in idle)
+    assert set(model.label_context.weight.grad.abs().sum(1).nonzero().flatten().tolist()) == {3, 10}
+
+
+def test_loads_a_latent_diffusion_file_with_its_class_embedder_beside_the_network() -> None:
+    source, target = UNet(TINY_LDM), UNet(TINY_LDM)
+    state = {f"model.diffusion_model.{key}": value for key, value in source.state_dict().items()}
+    state["cond_stage_model.embedding.weight"] = state.pop("model.diffusion_model.label_context.weight")
+    state |= {"betas": torch.ones(1000), "first_stage_model.encoder.conv_in.weight": torch.ones(3)}
+    target.load_reference_state_dict(state)
+    for key, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[key], value)
+    del state["cond_stage_model.embedding.weight"]
+    with pytest.raises(ValueError, match=r"missing label_context\.weight; unexpected nothing"):
+        target.load_reference_state_dict(state)
+
+
+def test_adm_has_no_null_class_and_latent_diffusion_does() -> None:
+    assert [size for size, config in SIZES.items() if not config.has_null_class] == [
+        "adm-64",
+        "adm-128",
+        "adm-256",
+        "adm-512",
+    ]
+
+
+def test_dropout_acts_in_training_only() -> None:
+    torch.manual_seed(0)
+    model = UNet(replace(TINY, dropout=0.5))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    batch = torch.randn(1, 1, 8, 8), torch.tensor([5]), torch.tensor([2])
+    assert not torch.equal(model(*batch), model(*batch))
+    model.eval()
+    assert torch.equal(model(*batch), model(*batch))
+
+
+def test_tokens_and_cost_grow_with_depth_and_area() -> None:
+    assert TINY.tokens() == 64
+    assert TINY.tokens((16, 8)) == 128
+    assert replace(TINY, res_blocks=2).macs().total > TINY.macs().total
+    assert TINY.macs((16, 16)).elementwise > 3 * TINY.macs().elementwise
+
+
+def test_lists_from_a_config_file_mean_the_same_config() -> None:
+    assert replace(TINY, channel_mult=[1, 2], attention_factors=[2]) == TINY
+    assert named_config("unet-tiny", channel_mult=[1.0, 2.0]) == TINY
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "valid"),
+    [
+        ("size", (8, 9), r"size=\(8, 9\) is not valid: must be divisible by 2"),
+        ("size", (6, 6, 6), r"size=\(6, 6, 6\) is not valid"),
+        ("width", 0, "width=0 is not valid: must be a positive integer"),
+        ("width", 40, r"channel_mult=\(1, 2\) is not valid: must be multipliers that make width=40 a multiple of 32"),
+        ("channel_mult", (1, 1.25), r"channel_mult=\(1, 1.25\) is not valid"),
+        ("channel_mult", (), r"channel_mult=\(\) is not valid"),
+        ("channel_mult", (1, -1), r"channel_mult=\(1, -1\) is not valid"),
+        ("res_blocks", 0, "res_blocks=0 is not valid: must be a positive integer"),
+        ("attention_factors", (3,), r"attention_factors=\(3,\) is not valid: must be distinct downsample factors"),
+        ("attention_factors", (4,), r"attention_factors=\(4,\) is not valid: .* among \[1, 2\]"),
+        ("attention_factors", (2, 2), r"attention_factors=\(2, 2\) is not valid"),
+        ("head_width", 24, r"head_width=24 is not valid: must be a divisor of the attended widths \[64\]"),
+        ("head_width", 0, "head_width=0 is not valid"),
+        ("head_width", None, "heads=None is not valid: must be None exactly when head_width=None is given"),
+        ("heads", 4, "heads=4 is not valid: must be None exactly when head_width=16 is given"),
+        ("attention", "spatial", "attention='spatial' is not valid: must be one of self, transformer"),
+        ("attention_order", "legcy", "attention_order='legcy' is not valid.*did you mean 'legacy'"),
+        ("resample", "pool", "resample='pool' is not valid: must be one of resblock, conv"),
+        ("modulation", "shift_scale", "modulation='shift_scale' is not valid"),
+        ("context_width", 0, "context_width=0 is not valid: must be a positive integer"),
+        ("dropout", 1.0, r"dropout=1.0 is not valid: must be in \[0, 1\)"),
+    ],
+)
+def test_refuses(field: str, value: object, valid: str) -> None:
+    with pytest.raises(ValueError, match=f"^{valid}") as refusal:
+        replace(TINY, **{field: value})
+    assert "\n" not in str(refusal.value)
+
+
+def test_heads_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^heads=5 is not valid: must be a divisor of the attended widths \[64\]"):
+        replace(TINY, heads=5, head_width=None)
