@@ -23,7 +23,11 @@ SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "euler", "heun")
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How noise becomes images. `steps`: "250", or for Gaussian diffusion also "ddim50" or sections "10,15,20"."""
+    """How noise becomes images.
+
+    `steps`: a count such as "250", spread evenly in time (for dpmpp_2m in the log SNR); for Gaussian
+    diffusion also "ddim50", an integer stride from t=0, or "10,15,20", a count per section of time.
+    """
 
     sampler: str = "ddpm"
     steps: str = "250"

@@ -72,6 +72,19 @@ def _strided(count: int, total: int) -> list[int]:
     return list(range(0, total, possible[count]))
 
 
+def log_snr_spaced(log_snr: Tensor, count: int) -> list[int]:
+    """`count` of the steps whose log SNRs (T,), cleanest first, are as evenly spaced as their grid allows."""
+    total = len(log_snr)
+    require(1 <= count <= total, "steps", str(count), f"1 to {total} steps")
+    goals = torch.linspace(log_snr[-1], log_snr[0], count, dtype=torch.float64)
+    kept: list[int] = []
+    for i, goal in enumerate(goals):
+        nearest = int((log_snr - goal).abs().argmin())
+        below = kept[-1] - 1 if kept else total - 1
+        kept.append(max(min(nearest, below), count - 1 - i))  # distinct, and room for those to come
+    return kept[::-1]
+
+
 class Schedule:
     """Tables of one sequence of steps, (T,) float64 on the CPU, cleanest first; `times` is what the network is told."""
 
@@ -103,9 +116,9 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.betas)
 
-    def respaced(self, spec: str) -> Schedule:
+    def keeping(self, steps: list[int]) -> Schedule:
         """Only some of the steps, each covering those it skips; the network still hears their own times."""
-        kept = torch.tensor(kept_steps(spec, len(self)))
+        kept = torch.tensor(steps)
         abar = self.alphas_cumprod[kept]
         before = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
         return Schedule(1 - abar / before, self.times[kept])
