@@ -79,8 +79,8 @@ def assert_gradnorms(
 ) -> None:
     """The L2 norm of every parameter's gradient, rtol 1e-3; none may be missing on either side.
 
-    Gradients that are zero in exact arithmetic (a bias that a norm then removes) are rounding noise of up to
-    4e-8 of the largest in both codes; any other here is above 1e-3 of it.
+    Gradients that are zero in exact arithmetic (a bias that a norm then removes) are rounding noise in both
+    codes, measured at up to 4e-8 of the largest norm.
     """
     own = {key: p.grad for key, p in module.named_parameters() if p.requires_grad}
     assert {own_key(key) for key in expected} == own.keys()

@@ -106,6 +106,20 @@ def test_spatial_transformer_equals_latent_diffusion() -> None:
         assert_forward(block(**parity.inputs), parity.outputs["y"])
 
 
+def wave_(module: torch.nn.Module) -> None:
+    """Fill every parameter with a closed form, so that arrays of a whole network need no weights beside them."""
+    for i, (_, parameter) in enumerate(sorted(module.named_parameters())):
+        angles = torch.arange(parameter.numel(), dtype=torch.float64) * 1.7 + i
+        parameter.data = (0.12 * angles.sin()).view_as(parameter).float()
+
+
+def test_whole_u_net_equals_latent_diffusion() -> None:
+    """Its `openaimodel.UNetModel` (commit a506df5) with the weights of `wave_`, on 8 x 12 images."""
+    model, parity = UNet(replace(TINY_LDM, size=(8, 12))), load_parity("ldm_unet")
+    wave_(model)
+    assert_matches_reference(model, parity)
+
+
 @pytest.mark.parametrize("size", PARAMETERS)
 def test_parameter_counts_are_the_published_ones(size: str) -> None:
     with torch.device("meta"):
