@@ -19,6 +19,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        temporary.chmod(path.parent.stat().st_mode & 0o666)  # as readable as the folder: stores are shared
         sync(temporary)
         temporary.replace(path)
     except BaseException:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,17 +68,18 @@ class CheckpointFolder:
             raise CheckpointWriteError(f"cannot write checkpoint {tensors}: {_reason(error)}") from error
         self._remove_old(newest=checkpoint.images)
 
-    def load_newest(self, device: str = "cpu") -> Checkpoint | None:
-        """The newest checkpoint that is whole; damaged ones are reported and passed over."""
-        for images in self._newest_first():
+    def restore_newest(self, restore: Callable[[Checkpoint], None], device: str = "cpu") -> Checkpoint | None:
+        """Hand the newest checkpoint that is whole, and that `restore` does not refuse with ValueError, to it."""
+        for images in self.newest_first():
             try:
-                return self._load(images, device)
+                checkpoint = self.load(images, device)
+                restore(checkpoint)
+                return checkpoint
             except DamagedCheckpointError as error:
                 log.warning("%s; falling back to the checkpoint before it", error)
+            except ValueError as error:
+                log.warning("checkpoint %s does not fit: %s; falling back", self._files(images)[0], error)
         return None
-
-    def load(self, images: int, device: str = "cpu") -> Checkpoint:
-        return self._load(images, device)
 
     def clean(self) -> None:
         """Remove what a killed writer left: temporary files, and tensors that never got their record."""
@@ -93,11 +94,13 @@ class CheckpointFolder:
         stem = self.path / f"{images:012d}"
         return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
 
-    def _newest_first(self) -> Iterator[int]:
+    def newest_first(self) -> Iterator[int]:
+        """Image counts of the checkpoints there are, damaged or not."""
         stems = (record.stem for record in self.path.glob("*.json"))
         yield from sorted((int(stem) for stem in stems if stem.isdigit()), reverse=True)
 
-    def _load(self, images: int, device: str) -> Checkpoint:
+    def load(self, images: int, device: str = "cpu") -> Checkpoint:
+        """One checkpoint, refused with DamagedCheckpointError unless every byte is as written."""
         tensors, record = self._files(images)
         content = self._read_record(record)
         expected = {"format": FORMAT, "owner": self.owner, "images": images}
@@ -129,8 +132,8 @@ class CheckpointFolder:
 
     def _remove_old(self, newest: int) -> None:
         """Keep the last two and every `keep_every` images; drop ones beyond `newest`, which resuming has undone."""
-        older = [images for images in self._newest_first() if images < newest]
-        beyond = [images for images in self._newest_first() if images > newest]
+        older = [images for images in self.newest_first() if images < newest]
+        beyond = [images for images in self.newest_first() if images > newest]
         expendable = [images for images in older[KEPT - 1 :] if not (self.keep_every and images % self.keep_every == 0)]
         for images in beyond + expendable:
             tensors, record = self._files(images)

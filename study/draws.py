@@ -1,0 +1,91 @@
+"""Every random number of training, as a function of a seed, its purpose, and the images seen so far.
+
+Nothing is drawn from a running generator, so there is no generator state to save: a resumed run
+draws what it would have drawn, and two backbones with the same seeds see the same images, flips,
+times, noise and dropped labels, whatever their networks draw for themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models import Denoiser
+from study.config import Seeds
+from study.data import ImageSet
+from study.diffusion import Process
+
+
+def stream(seed: int, purpose: str, position: int) -> int:
+    """A seed of its own for each purpose and position."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(device: torch.device, seed: int, purpose: str, position: int) -> torch.Generator:
+    return torch.Generator(device).manual_seed(stream(seed, purpose, position))
+
+
+class Batch(NamedTuple):
+    x0: Tensor  # (B, C, H, W) in [-1, 1]
+    t: Tensor  # (B,)
+    noise: Tensor  # (B, C, H, W)
+    y: Tensor | None  # (B,), some dropped; None: unconditional
+
+
+@dataclass
+class Draws:
+    """Training batches from a resident image set, on the images' device."""
+
+    images: ImageSet
+    process: Process
+    seeds: Seeds
+    flip: bool
+
+    def __post_init__(self) -> None:
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def batch(self, denoiser: Denoiser, seen: int, count: int) -> Batch:
+        """The `count` images after the first `seen`, with their noise."""
+        device = self.images.images.device
+        index = self._indices(seen, count).to(device)
+        x0 = self.images.to_float(self.images.images[index])
+        if self.flip:
+            mirrored = torch.rand(count, generator=self._data(device, "flip", seen), device=device) < 0.5
+            x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+        t = self.process.sample_times(count, self._noise(device, "times", seen), device)
+        noise = torch.randn(x0.shape, generator=self._noise(device, "noise", seen), device=device)
+        y = None
+        if denoiser.config.classes:
+            y = denoiser.drop_labels(self.images.labels[index], self._noise(device, "labels", seen))
+        return Batch(x0, t, noise, y)
+
+    def seed_network(self, seen: int) -> None:
+        """What a network draws for itself (dropout) comes from the global generators."""
+        torch.manual_seed(stream(self.seeds.noise, "network", seen))
+
+    def _indices(self, seen: int, count: int) -> Tensor:
+        """Epoch after epoch, each in its own order; a batch may span two."""
+        parts = []
+        while count:
+            epoch, start = divmod(seen, len(self.images))
+            part = self._order_of(epoch)[start : start + count]
+            parts.append(part)
+            seen, count = seen + len(part), count - len(part)
+        return torch.cat(parts)
+
+    def _order_of(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            order = self._data(torch.device("cpu"), "order", epoch)
+            self._epoch, self._order = epoch, torch.randperm(len(self.images), generator=order)
+        return self._order
+
+    def _data(self, device: torch.device, purpose: str, position: int) -> torch.Generator:
+        return generator(device, self.seeds.data, purpose, position)
+
+    def _noise(self, device: torch.device, purpose: str, position: int) -> torch.Generator:
+        return generator(device, self.seeds.noise, purpose, position)

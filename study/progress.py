@@ -1,0 +1,73 @@
+"""What a person sees of a run: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from types import TracebackType
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+
+class TrainingProgress:
+    """Speed, loss, remaining time and memory, told every interval."""
+
+    def __init__(self, total: int, done: int, batch: int, device: torch.device, show_bar: bool) -> None:
+        self.total, self.batch, self.device = total, batch, device
+        self._images, self._since = done, time.monotonic()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        if show_bar:
+            columns = (
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("images  {task.description}"),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task("", total=total, completed=done)
+
+    def __enter__(self) -> TrainingProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def tell(self, images: int, loss: float, speed: float) -> None:
+        """`speed` in images per second of training."""
+        remaining = (self.total - images) / speed if speed else 0.0
+        step = -(-images // self.batch)
+        steps = -(-self.total // self.batch)
+        memory = peak_memory_mib(self.device)
+        log.info(
+            "step %d/%d  images %d/%d  loss %.4f  %.0f images/s  %s left  %.0f MiB",
+            *(step, steps, images, self.total, loss, speed, duration(remaining), memory),
+        )
+        if self._bar and self._task is not None:
+            description = f"loss {loss:.4f}  {speed:.0f} images/s  {memory:.0f} MiB"
+            self._bar.update(self._task, completed=images, description=description)
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Most memory held so far: on the accelerator if there is one, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib / 2**20 if sys.platform == "darwin" else kib / 2**10
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,295 @@
+"""Training: one step, its optimiser, its averages, and a validation loss that can tell two configs apart."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.utils.checkpoint import checkpoint as recompute
+
+from models import Denoiser, backbones
+from study.config import RunConfig, TrainConfig, backbone_name
+from study.data import ImageSet, load
+from study.diffusion import make_process
+from study.draws import Draws, generator
+from study.provenance import cpu_features
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+CPU_UNITS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
+VALIDATION_SEED = 0  # the same noise for every run, whatever its seed
+
+
+class DivergedError(Exception):
+    """The loss or its gradient is no longer finite."""
+
+    def __init__(self, images: int, step: int) -> None:
+        super().__init__(f"loss or gradient not finite in step {step}, {images} images into training")
+        self.images, self.step = images, step
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Mean squared error on held-out images, the same images, noise and times for every run of a protocol."""
+
+    bins: tuple[float, ...]  # mean per equal share of the way from clean to noise
+    mean: float
+    standard_error: float  # of the mean, over images
+    images: int
+
+
+class Trainer:
+    """Everything that a training step changes, and the step itself."""
+
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        check_precision(config.train.precision, device)
+        self.config, self.device = config, device
+        self.process = make_process(config.process)
+        self.network = new_network(config).to(device)
+        self.averages = [copy.deepcopy(self.network).requires_grad_(False).eval() for _ in config.train.ema]
+        self.parameters: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
+        self.averaged = [_averaged_parameters(average, self.network) for average in self.averages]
+        self.optimizer = new_optimizer(self.network, config.train)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
+        self.draws = Draws(load(config.data, "train").to(device), self.process, config.seeds, config.train.flip)
+        if config.machine.checkpoint_activations:
+            recompute_blocks(self.network)
+        self.forward: nn.Module = torch.compile(self.network) if config.machine.compile else self.network  # type: ignore[assignment]
+        self.images = 0  # trained on so far
+        self.logged = 0  # `images` when `take_loss` was last called
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._norm = torch.zeros((), device=device)
+        self._diverged_at = torch.zeros((), dtype=torch.int64, device=device)  # images; 0: not diverged
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.images / self.config.train.batch)
+
+    def step(self) -> None:
+        """One optimiser step on the next batch."""
+        train = self.config.train
+        count = min(train.batch, train.images - self.images)
+        self.draws.seed_network(self.images)
+        loss = self._backward(count)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = get_total_norm(gradients)
+        if train.clip:
+            clip_grads_with_norm_(self.parameters, train.clip, norm)
+        self._set_rate(learning_rate(train, self.images))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._average()
+        self.images += count
+        self._note(loss, norm)
+
+    def _backward(self, count: int) -> Tensor:
+        """Gradients of the batch's mean loss, gathered over micro-batches; the summed loss comes back."""
+        batch = self.draws.batch(self.network, self.images, count)
+        x_t = self.process.add_noise(batch.x0, batch.t, batch.noise)
+        total = torch.zeros((), device=self.device)
+        for part in _slices(count, self.config.machine.micro_batch or count):
+            with self.autocast():
+                output = self.forward(x_t[part], batch.t[part], None if batch.y is None else batch.y[part])
+            losses = self.process.losses(output.float(), batch.x0[part], x_t[part], batch.t[part], batch.noise[part])
+            loss = losses.total.sum()
+            self.scaler.scale(loss / count).backward()
+            total = total + loss.detach()
+        return total
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Exponential moving averages, which start by forgetting faster so that early ones are not all noise."""
+        warm = (1 + self.steps) / (10 + self.steps)
+        for decay, averaged in zip(self.config.train.ema, self.averaged, strict=True):
+            torch._foreach_lerp_(averaged, self.parameters, 1 - min(decay, warm))
+
+    def _note(self, loss: Tensor, norm: Tensor) -> None:
+        """Keep the loss for the log, and where it first went wrong. Reading either here would stall a GPU."""
+        self._loss_sum += loss
+        self._norm = norm
+        # fp16 overflows now and then by design: the scaler skips that step, and only the loss tells.
+        finite = torch.isfinite(loss) if self.scaler.is_enabled() else torch.isfinite(loss) & torch.isfinite(norm)
+        first = (self._diverged_at == 0) & ~finite
+        self._diverged_at = torch.where(first, self.images, self._diverged_at)
+        if self.device.type == "cpu":
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Raise if any step so far was not finite; on an accelerator this waits for it."""
+        collapsed = self.scaler.is_enabled() and self.scaler.get_scale() < 1  # every recent step overflowed
+        at = int(self._diverged_at) or (self.images if collapsed else 0)
+        if at:
+            raise DivergedError(at, math.ceil(at / self.config.train.batch))
+
+    def take_loss(self) -> dict[str, float]:
+        """Mean loss since the last call, and the last gradient norm."""
+        self.check_finite()
+        loss = self._loss_sum.item() / (self.images - self.logged)
+        self._loss_sum.zero_()
+        self.logged = self.images
+        return {"loss": loss, "grad_norm": self._norm.item(), "lr": self.optimizer.param_groups[0]["lr"]}
+
+    @torch.no_grad()
+    def validate(self, average: int = 0) -> Validation:
+        """Score one set of averaged weights on every held-out image in every bin."""
+        train = self.config.train
+        held_out = load(self.config.data, "heldout")
+        count = min(train.validate_images, len(held_out))
+        times = self.process.bin_times(train.validate_bins, count)
+        losses = torch.stack([self._bin_loss(average, held_out, b, times[b]) for b in range(train.validate_bins)])
+        per_image = losses.mean(dim=0)
+        error = per_image.std().item() / math.sqrt(count) if count > 1 else 0.0
+        bins = tuple(losses.mean(dim=1).tolist())
+        return Validation(bins, per_image.mean().item(), error, count)
+
+    def _bin_loss(self, average: int, held_out: ImageSet, number: int, t: Tensor) -> Tensor:
+        """(N,) float64 losses at the times t (N,), on the CPU."""
+        cpu, parts = torch.device("cpu"), []
+        x0 = held_out.to_float(held_out.images[: len(t)])
+        noise = torch.randn(x0.shape, generator=generator(cpu, VALIDATION_SEED, "validation", number))
+        for part in _slices(len(t), self.config.machine.sample_batch):
+            x, n, times = (values[part].to(self.device) for values in (x0, noise, t))
+            y = held_out.labels[: len(t)][part].to(self.device) if self.config.backbone.classes else None
+            x_t = self.process.add_noise(x, times, n)
+            with self.autocast():
+                output = self.averages[average](x_t, times, y)
+            parts.append(self.process.losses(output.float(), x, x_t, times, n).mse.double().cpu())
+        return torch.cat(parts)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        dtype = AUTOCAST.get(self.config.train.precision)
+        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that the next step depends on, by name."""
+        named = {f"network/{key}": value for key, value in self.network.state_dict().items()}
+        for decay, average in zip(self.config.train.ema, self.averages, strict=True):
+            named |= {f"ema/{decay}/{key}": value for key, value in average.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            named |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
+        return {**named, "loss_sum": self._loss_sum}
+
+    def facts(self) -> dict[str, Any]:
+        """All else that the next step depends on, as JSON."""
+        return {"images": self.images, "logged": self.logged, "scaler": self.scaler.state_dict()}
+
+    def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Become the trainer that gave these `tensors()` and `facts()`; refuse any that do not fit."""
+        self._check_fit(tensors)
+        self.network.load_state_dict(_below("network/", tensors))
+        for decay, average in zip(self.config.train.ema, self.averages, strict=True):
+            average.load_state_dict(_below(f"ema/{decay}/", tensors))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below("optimizer/", tensors).items():
+            index, _, key = name.partition("/")
+            state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        if facts["scaler"]:
+            self.scaler.load_state_dict(dict(facts["scaler"]))
+        self._loss_sum.copy_(tensors["loss_sum"])
+        self.images, self.logged = int(facts["images"]), int(facts["logged"])
+
+    def _check_fit(self, tensors: Mapping[str, Tensor]) -> None:
+        expected = {name: tuple(value.shape) for name, value in self.tensors().items()}
+        expected |= _moment_shapes(self.optimizer)
+        given = {name: tuple(value.shape) for name, value in tensors.items()}
+        wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
+        if wrong:
+            name = wrong[0]
+            raise ValueError(f"{name} has shape {given.get(name)}, expected {expected.get(name)}")
+
+
+def new_network(config: RunConfig) -> Denoiser:
+    """The run's backbone with fresh weights, on the CPU whatever the device: they depend on the seed alone."""
+    torch.manual_seed(config.seeds.init)
+    return backbones()[backbone_name(config.backbone)].denoiser(config.backbone)
+
+
+def new_optimizer(network: Denoiser, config: TrainConfig) -> torch.optim.AdamW:
+    groups = [
+        {
+            "params": group.parameters,
+            "lr": config.lr * group.lr_scale,
+            "lr_scale": group.lr_scale,
+            "weight_decay": config.weight_decay if group.weight_decay else 0.0,
+        }
+        for group in network.parameter_groups()
+        if group.parameters
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def learning_rate(config: TrainConfig, images: int) -> float:
+    """Linear warm-up, then constant or a half cosine down to zero at the last image."""
+    if images < config.warmup:
+        return config.lr * (images + config.batch) / (config.warmup + config.batch)
+    if config.schedule == "constant":
+        return config.lr
+    progress = (images - config.warmup) / (config.images - config.warmup)
+    return config.lr * (1 + math.cos(math.pi * progress)) / 2
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse reduced precision on CPUs that only emulate it: there it is a hundred times slower, not faster."""
+    if precision in CPU_UNITS and device.type == "cpu" and not CPU_UNITS[precision] & cpu_features():
+        raise ValueError(
+            f"train.precision={precision!r} is not valid on this CPU: must be fp32, as it has no {precision} units "
+            f"({' or '.join(sorted(CPU_UNITS[precision]))}) and would emulate them many times slower"
+        )
+
+
+def recompute_blocks(network: nn.Module) -> None:
+    """Let every block (a child of an outermost module list) recompute its activations in the backward pass."""
+    blocks = [block for blocks in _outermost_lists(network) for block in blocks]
+    if not blocks:
+        raise ValueError("machine.checkpoint_activations=true is not valid: this backbone has no list of blocks")
+    for block in blocks:
+        block.forward = _recomputed(block.forward)
+
+
+def _recomputed(forward: Any) -> Any:
+    return lambda *args, **kwargs: recompute(forward, *args, use_reentrant=False, **kwargs)
+
+
+def _outermost_lists(module: nn.Module) -> list[nn.ModuleList]:
+    if isinstance(module, nn.ModuleList):
+        return [module]
+    return [found for child in module.children() for found in _outermost_lists(child)]
+
+
+def _averaged_parameters(average: Denoiser, network: Denoiser) -> list[Tensor]:
+    """The average's parameters that pair with the network's trainable ones."""
+    pairs = zip(average.parameters(), network.parameters(), strict=True)
+    return [mine.data for mine, theirs in pairs if theirs.requires_grad]
+
+
+def _moment_shapes(optimizer: torch.optim.AdamW) -> dict[str, tuple[int, ...]]:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index, parameter in enumerate(parameters):
+        shape = tuple(parameter.shape)
+        shapes |= {
+            f"optimizer/{index}/{key}": s for key, s in (("step", ()), ("exp_avg", shape), ("exp_avg_sq", shape))
+        }
+    return shapes
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
