@@ -1,0 +1,286 @@
+"""Mamba's selective scan (Gu & Dao, arXiv:2312.00752, section 3): a linear recurrence whose rates follow the input.
+
+    h_l = exp(dt_l A) h_{l-1} + dt_l u_l B_l        y_l = <C_l, h_l> + D u_l
+
+per channel, with N states each. `selective_scan` runs it on any device in chunks of about sqrt(L) tokens:
+all chunks advance together from a zero state, a short recurrence over chunks gives the state that enters
+each, and a second sweep starts from there. Every exponent is non-positive, so nothing overflows and nothing
+is rescaled. `selective_scan_loop` is the textbook form, for reading and for comparing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, silu
+from torch.nn.functional import softplus as softplus_of
+from torch.utils.flop_counter import register_flop_formula
+
+from models.denoiser import require
+
+# States alive at once, B x E x N x L of one tile: what a cache holds, or a modest share of a GPU.
+TILE_STATES_CPU, TILE_STATES_GPU = 2**19, 2**26
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    softplus: bool = True,
+) -> Tensor:
+    """u, delta, z (B, E, L); A (E, N), negative; B, C (B, N, L) or (B, G, N, L); D, delta_bias (E) -> (B, E, L).
+
+    dt = softplus(delta + delta_bias); the result is gated by silu(z). Inside it is float32 (float64 for
+    float64 inputs) under any autocast; the result has the dtype of u. On a GPU the kernel of `mamba_ssm`
+    does the same where it is installed.
+    """
+    _check(u, delta, A, B, C, D, z, delta_bias)
+    kernel = _cuda_kernel() if u.is_cuda and u.dtype != torch.float64 else None
+    if kernel is not None:
+        as_float = [None if x is None else x.float() for x in (D, delta_bias)]
+        return kernel(u, delta.to(u.dtype), A.float(), B, C, as_float[0], z, as_float[1], softplus)
+    work = torch.promote_types(u.dtype, torch.float32)
+    dt = _step_sizes(delta.to(work), delta_bias, softplus)
+    skip = u.new_zeros(u.shape[1]) if D is None else D
+    grouped = [x if x.ndim == 4 else x[:, None] for x in (B, C)]
+    y, _ = _scan(*(x.to(work) for x in (u, dt, A, *grouped, skip)))
+    return (y if z is None else y * silu(z.to(work))).to(u.dtype)
+
+
+def selective_scan_loop(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    softplus: bool = True,
+) -> Tensor:
+    """The textbook form of `selective_scan`, token by token."""
+    dt = _step_sizes(delta, delta_bias, softplus)
+    B, C = (_per_channel(x, u.shape[1]) for x in (B, C))  # (B, E or 1, N, L)
+    decay = torch.exp(dt[:, :, None] * A[:, :, None])  # (B, E, N, L)
+    push = (dt * u)[:, :, None] * B
+    state, outputs = torch.zeros_like(decay[..., 0]), []
+    for token in range(u.shape[-1]):
+        state = decay[..., token] * state + push[..., token]
+        outputs.append((state * C[..., token]).sum(-1))
+    y = torch.stack(outputs, dim=-1)
+    y = y if D is None else y + D[:, None] * u
+    return y if z is None else y * silu(z)
+
+
+def scan_macs(length: int, channels: int, states: int) -> int:
+    """MACs of one scan of one sequence: 9/2 L E N, and L E for the D skip.
+
+    9 L E N floating-point operations is the count of the Mamba and VMamba repositories (exponential,
+    two products and two multiply-adds of the state, contraction with C). Another common unit is L E N per
+    multiply-add or product on the state, three in all and no D skip: it gives 2/3 of the states' share.
+    """
+    return 9 * length * channels * states // 2 + length * channels
+
+
+def _step_sizes(delta: Tensor, bias: Tensor | None, softplus: bool) -> Tensor:
+    dt = delta if bias is None else delta + bias.to(delta.dtype)[:, None]
+    return softplus_of(dt) if softplus else dt
+
+
+def _per_channel(x: Tensor, channels: int) -> Tensor:
+    return x[:, None] if x.ndim == 3 else x.repeat_interleave(channels // x.shape[1], dim=1)
+
+
+@cache
+def _cuda_kernel() -> Callable[..., Tensor] | None:
+    try:
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    except ImportError:
+        return None
+    return selective_scan_fn
+
+
+# The core is one opaque operator on u, dt (B, E, L); A (E, N); B, C (B, G, N, L); D (E), all of one dtype.
+# L splits into K chunks of c tokens. Inside, position comes first and channels last, so that one product
+# advances all chunks over contiguous memory: tokens (c, K, B, E), states (c, K, B, N, E).
+
+
+@torch.library.custom_op("ssm::selective_scan", mutates_args=())
+def _scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
+    """y (B, E, L), and the state that enters each chunk (K, B, N, E): all that the backward keeps."""
+    steps, gains, Bs, Cs = (_chunked(x) for x in (dt, dt * u, B, C))
+    y, entering = torch.empty_like(steps), u.new_empty(_entering_shape(u, A))
+    with torch.autocast(u.device.type, enabled=False):
+        for rows, group, channels in _tiles(u, A, B):
+            at = (..., rows, channels)
+            rates = A[channels].T.contiguous()
+            decay = torch.exp(steps[at][..., None, :] * rates)  # (c, K, b, N, e)
+            states = gains[at][..., None, :] * Bs[..., rows, group, :, None]
+            total = torch.exp(steps[at].sum(0)[..., None, :] * rates)
+            start = _enter_chunks(_fold(decay.unbind(), states.unbind()), total)
+            _sweep(decay.unbind(), states.unbind(), start)
+            entering[:, rows, :, channels] = start
+            y[at] = (Cs[..., rows, group, None, :] @ states).squeeze(-2)
+    return _sequence(y, u.shape[-1]).addcmul_(D[:, None], u), entering
+
+
+@torch.library.custom_op("ssm::selective_scan_backward", mutates_args=())
+def _scan_backward(
+    dy: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, entering: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of u, dt, A, B, C, D. States are swept again from `entering`; their adjoints obey
+
+    g_l = C_l dy_l + exp(dt_{l+1} A) g_{l+1}, the same recurrence from the other end.
+    """
+    steps, gains, Bs, Cs, dys = (_chunked(x) for x in (dt, dt * u, B, C, dy))
+    later = _chunked(pad(dt[..., 1:], (0, 1)))  # the step that leads out of each token
+    d_steps, d_gains = torch.empty_like(steps), torch.empty_like(steps)
+    dA, dB, dC = A.new_zeros(A.shape), torch.zeros_like(Bs), torch.zeros_like(Cs)
+    with torch.autocast(u.device.type, enabled=False):
+        for rows, group, channels in _tiles(u, A, B):
+            at, per_state = (..., rows, channels), (..., rows, group, slice(None))
+            rates, step, start = A[channels].T.contiguous(), steps[at][..., None, :], entering[:, rows, :, channels]
+            decay = torch.exp(step * rates)  # (c, K, b, N, e)
+            states = gains[at][..., None, :] * Bs[per_state][..., None]
+            _sweep(decay.unbind(), states.unbind(), start)
+            dC[per_state] += (states @ dys[at][..., None]).squeeze(-1)
+
+            adjoint = dys[at][..., None, :] * Cs[per_state][..., None]
+            total = torch.exp(later[at].sum(0)[..., None, :] * rates)
+            out_of_chunk = pad(decay[0, 1:], (0, 0) * 3 + (0, 1))
+            backwards = (out_of_chunk, *decay[1:].unbind()[::-1]), adjoint.unbind()[::-1]
+            _sweep(*backwards, _enter_chunks(_fold(*backwards), total, reverse=True))
+            dB[per_state] += (adjoint @ gains[at][..., None]).squeeze(-1)
+            d_gains[at] = (Bs[per_state][..., None, :] @ adjoint).squeeze(-2)
+
+            # d(dt A) = g_l exp(dt A) h_{l-1}, in place of the decay.
+            decay[1:] *= states[:-1]
+            decay[0] *= start
+            decay *= adjoint
+            torch.mul(decay, rates, out=states)
+            d_steps[at] = states.sum(-2)
+            dA[channels] += decay.mul_(step).sum((0, 1, 2)).T
+    length = u.shape[-1]
+    d_gain = _sequence(d_gains, length)
+    ddt = _sequence(d_steps, length).addcmul_(d_gain, u)
+    du = d_gain.mul_(dt).addcmul_(D[:, None], dy)
+    return du, ddt, dA, _sequence(dB, length), _sequence(dC, length), (dy * u).sum((0, 2))
+
+
+def _fold(decay: Sequence[Tensor], push: Sequence[Tensor]) -> Tensor:
+    """Every chunk from a zero state to its last position: (K, b, N, e)."""
+    state = push[0].clone()
+    for rate, gain in zip(decay[1:], push[1:], strict=True):
+        torch.addcmul(gain, rate, state, out=state)
+    return state
+
+
+def _enter_chunks(local: Tensor, total: Tensor, reverse: bool = False) -> Tensor:
+    """The state that enters each chunk, from what each adds (`local`) and how it decays (`total`)."""
+    entering = torch.zeros_like(local)
+    order = range(len(local))[:: -1 if reverse else 1]
+    for chunk, following in pairwise(order):
+        torch.addcmul(local[chunk], total[chunk], entering[chunk], out=entering[following])
+    return entering
+
+
+def _sweep(decay: Sequence[Tensor], push: Sequence[Tensor], state: Tensor) -> None:
+    """Every chunk from the state that enters it; `push` becomes the states."""
+    for rate, gain in zip(decay, push, strict=True):
+        state = torch.addcmul(gain, rate, state, out=gain)
+
+
+def _chunk_sizes(length: int) -> tuple[int, int]:
+    """Tokens per chunk and number of chunks."""
+    c = math.isqrt(length - 1) + 1
+    return c, -(-length // c)
+
+
+def _chunked(x: Tensor) -> Tensor:
+    """(B, ..., L) -> (c, K, B, ...). A padded token has dt = 0: it keeps the state and adds nothing."""
+    c, K = _chunk_sizes(x.shape[-1])
+    x = pad(x, (0, K * c - x.shape[-1])).unflatten(-1, (K, c))
+    return x.movedim((-1, -2), (0, 1)).contiguous()
+
+
+def _sequence(x: Tensor, length: int) -> Tensor:
+    """The inverse of `_chunked`."""
+    return x.movedim((0, 1), (-1, -2)).flatten(-2)[..., :length].contiguous()
+
+
+def _tiles(u: Tensor, A: Tensor, B: Tensor) -> Iterator[tuple[slice, int, slice]]:
+    """Rows of the batch, group, channels: pieces whose states stay in fast memory, or one row of one channel."""
+    (batch, channels, length), groups = u.shape, B.shape[1]
+    budget = (TILE_STATES_CPU if u.device.type == "cpu" else TILE_STATES_GPU) // (length * A.shape[1])
+    width = max(1, min(channels // groups, budget))
+    height = max(1, min(batch, budget // width))
+    for group in range(groups):
+        first, last = group * channels // groups, (group + 1) * channels // groups
+        for start in range(first, last, width):
+            for row in range(0, batch, height):
+                yield slice(row, row + height), group, slice(start, min(start + width, last))
+
+
+def _entering_shape(u: Tensor, A: Tensor) -> tuple[int, int, int, int]:
+    return _chunk_sizes(u.shape[-1])[1], u.shape[0], A.shape[1], u.shape[1]
+
+
+@_scan.register_fake
+def _(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
+    return u.new_empty(u.shape), u.new_empty(_entering_shape(u, A))
+
+
+@_scan_backward.register_fake
+def _(dy: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in inputs[:6])
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, output[1])
+
+
+def _backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+    return _scan_backward(dy, *ctx.saved_tensors)
+
+
+_scan.register_autograd(_backward, setup_context=_keep)
+
+
+@register_flop_formula(torch.ops.ssm.selective_scan)
+def _scan_flops(u: Sequence[int], dt: Sequence[int], A: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * u[0] * scan_macs(u[2], *A)
+
+
+@register_flop_formula(torch.ops.ssm.selective_scan_backward)
+def _scan_backward_flops(dy: Sequence[int], *inputs: Sequence[int], **_: Any) -> int:
+    """Twice the forward, as for any product; the repeated sweep is not counted."""
+    return 2 * _scan_flops(*inputs)
+
+
+def _check(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None
+) -> None:
+    require(u.ndim == 3 and u.shape[-1] > 0, "u.shape", tuple(u.shape), "(B, E, L) with L > 0")
+    batch, channels, length = u.shape
+    require(A.ndim == 2 and len(A) == channels, "A.shape", tuple(A.shape), f"(E, N) with E={channels}")
+    shapes = {"delta": (delta, u.shape), "z": (z, u.shape), "D": (D, (channels,)), "delta_bias": (bias, (channels,))}
+    for name, (x, shape) in shapes.items():
+        if x is not None:
+            require(x.shape == shape, f"{name}.shape", tuple(x.shape), str(tuple(shape)))
+    plain, N = (batch, A.shape[1], length), A.shape[1]
+    for name, x in (("B", B), ("C", C)):
+        grouped = x.ndim == 4 and x.shape == (batch, x.shape[1], N, length) and channels % x.shape[1] == 0
+        valid = f"{plain}, or {(batch, 'G', N, length)} with G a divisor of E={channels}"
+        require(x.shape == plain or grouped, f"{name}.shape", tuple(x.shape), valid)
+    require(B.shape == C.shape, "C.shape", tuple(C.shape), f"that of B, {tuple(B.shape)}")
