@@ -106,7 +106,8 @@ class AttentionBlock(nn.Module):
             qkv = qkv.unflatten(1, (self.heads, 3, -1)).transpose(1, 2)
         else:
             qkv = qkv.unflatten(1, (3, self.heads, -1))
-        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, h w, C/heads)
+        # Fused kernels want the channels of a head side by side.
+        q, k, v = qkv.transpose(-1, -2).contiguous().unbind(1)  # each (B, heads, h w, C/heads)
         mixed = scaled_dot_product_attention(q, k, v).transpose(-1, -2).flatten(1, 2)  # (B, C, h w)
         return x + self.proj_out(mixed).view_as(x)
 

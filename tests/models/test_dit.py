@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from models import build, named_config
-from models.dit import SIZES, DiT, DiTConfig
+from models.dit import SIZES, TIME_FREQUENCIES, DiT, DiTConfig
 from tests.models.conformance import counted_macs
+from tests.models.tracing import traced_elements
 from tests.parity_arrays import ParityArrays, assert_forward, assert_matches_reference, captured, load_parity
 
 # Frozen positions included, and trainable only; 1000 classes and the null class, 32 x 32 x 4.
@@ -156,10 +157,14 @@ def test_unconditional_has_no_label_table() -> None:
     assert model(x, torch.tensor([3, 700])).shape == x.shape
 
 
-def test_elementwise_counts_every_norm_gate_sum_and_activation_once() -> None:
-    """depth x (8 L D + L hidden + D) + (L D + 2 D) + (2 L D + D), written out for the tiny size."""
-    L, D, hidden = 16, 64, 256
-    assert TINY.macs().elementwise == 3 * (8 * L * D + L * hidden + D) + (L * D + 2 * D) + (2 * L * D + D)
+@pytest.mark.parametrize("config", [TINY, replace(TINY, classes=0, P=4, size=(8, 16), depth=2)], ids=["tiny", "other"])
+def test_elementwise_counts_each_norm_modulation_gate_sum_and_activation_once(config: DiTConfig) -> None:
+    """A modulation is a product and a sum: of the products only the gates are left to count."""
+    traced = traced_elements(DiT, config)
+    modulations = (2 * config.depth + 1) * config.tokens() * config.width
+    gates = traced["product"] - modulations - TIME_FREQUENCIES // 2
+    assert gates == 2 * config.depth * config.tokens() * config.width
+    assert config.macs().elementwise == traced["norm"] + traced["activation"] + traced["sum"] + gates
 
 
 @pytest.mark.parametrize(

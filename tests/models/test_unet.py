@@ -11,6 +11,7 @@ from models import build, named_config
 from models.layers.unet_blocks import AttentionBlock, SpatialTransformer
 from models.unet import SIZES, UNet, UNetConfig, layout
 from tests.models.conformance import counted_macs
+from tests.models.tracing import traced_elements
 from tests.parity_arrays import ParityArrays, assert_forward, assert_matches_reference, load_parity
 
 # Without the class embedder of latent diffusion, which lives beside its U-Net.
@@ -181,6 +182,19 @@ def test_every_variant_runs_and_costs_what_the_tracer_says(base: UNetConfig, var
     out = model(x, torch.tensor([1, 900]), y)
     assert out.shape == x.shape
     assert (out[0] != out[1]).any()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_elementwise_counts_each_norm_modulation_sum_and_activation_once(variant: str) -> None:
+    config = replace(TINY, **VARIANTS[variant])
+    traced = traced_elements(UNet, config)
+    assert config.macs().elementwise == traced["norm"] + traced["activation"] + traced["sum"]
+
+
+def test_elementwise_of_a_transformer_adds_its_gates() -> None:
+    traced = traced_elements(UNet, TINY_LDM)
+    gates = traced["product"] - TINY_LDM.width // 2  # all products but the timestep's angles
+    assert TINY_LDM.macs().elementwise == traced["norm"] + traced["activation"] + traced["sum"] + gates
 
 
 def test_latent_diffusion_takes_the_label_as_context() -> None:
