@@ -6,10 +6,14 @@ size 2n: k[l] = 2 Re sum_n c[n] exp(a[n] l), with a = dt A (Gu et al. 2022, S4D,
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+NEGLIGIBLE = -40.0
+"""Logarithm of the size below which a power counts as zero."""
 
 
 class Modes(NamedTuple):
@@ -45,6 +49,80 @@ def vandermonde_kernel(modes: Modes, length: int) -> Tensor:
     a, c = torch.complex(modes.a_re, modes.a_im), torch.complex(modes.c_re, modes.c_im)
     steps = torch.arange(length, device=a.device, dtype=modes.a_re.dtype)
     return 2 * torch.einsum("...n,...nl->...l", c, torch.exp(a[..., None] * steps)).real
+
+
+def split_kernel(modes: Modes, length: int) -> Tensor:
+    """The same kernel, (directions, H, L), without the matrix of powers.
+
+    With l = S l1 + l2, exp(a l) = exp(a S l1) exp(a l2): two tables of about sqrt(L) powers, and
+    the sum over modes is one real matrix product per channel, (L/S, 2n) by (2n, S).
+    """
+    coarse, fine = _power_tables(modes, length)
+    weights = torch.complex(2 * modes.c_re, 2 * modes.c_im).flatten(0, 1)
+    k = torch.bmm(_interleave(coarse * weights[:, None]), _interleave(fine).mT)
+    return k.flatten(1)[:, :length].unflatten(0, modes.a_re.shape[:2])
+
+
+def split_kernel_backward(grad: Tensor, modes: Modes) -> Modes:
+    """Gradients of the modes from that of the kernel, (directions, H, L), by the same two tables."""
+    length, shape = grad.shape[-1], modes.a_re.shape
+    coarse, fine = _power_tables(modes, length)
+    (blocks, n), stride = coarse.shape[1:], fine.shape[1]
+    weights = torch.complex(2 * modes.c_re, 2 * modes.c_im).flatten(0, 1)
+    grad = nn.functional.pad(grad.flatten(0, 1), (0, blocks * stride - length)).unflatten(1, (blocks, stride))
+    grad_coarse = _deinterleave(torch.bmm(grad, _interleave(fine)), n)  # of coarse * weights
+    grad_fine = _deinterleave(torch.bmm(grad.mT, _interleave(coarse * weights[:, None])), n)
+    # d exp(a s) / da = s exp(a s): moments of order 0 and 1 over the steps s of each table.
+    moment_0, moment_1 = _moments(coarse.conj_physical_().mul_(grad_coarse), stride)
+    _, moment_fine = _moments(fine.mul_(grad_fine.conj_physical_()), 1)  # fine holds conj(a)
+    grad_a = (moment_1 * weights.conj() + moment_fine).view(shape)
+    grad_c = (2 * moment_0).view(shape)
+    return Modes(grad_a.real, grad_a.imag, grad_c.real, grad_c.imag)
+
+
+def _power_tables(modes: Modes, length: int) -> tuple[Tensor, Tensor]:
+    """exp(a S l1), (G, ceil(L/S), n), and the conjugate of exp(a l2), (G, S, n), for G = directions * H."""
+    stride = 1 << math.ceil(math.log2(length) / 2)
+    a_re, a_im = modes.a_re.flatten(0, 1), modes.a_im.flatten(0, 1)
+    return _powers(a_re, a_im, stride, -(-length // stride)), _powers(a_re, -a_im, 1, stride)
+
+
+def _powers(a_re: Tensor, a_im: Tensor, step: int, count: int) -> Tensor:
+    """exp(a step j) for j < count, (G, count, n): again a product of two shorter tables.
+
+    Every factor comes from one exponential, so errors do not build up as in a recurrence.
+    """
+    inner = 1 << math.ceil(math.log2(count) / 2)
+    outer = -(-count // inner)
+    products = (
+        _exponentials(a_re, a_im, step * inner, outer)[:, :, None] * _exponentials(a_re, a_im, step, inner)[:, None]
+    )
+    return products.flatten(1, 2)[:, :count]
+
+
+def _exponentials(a_re: Tensor, a_im: Tensor, step: int, count: int) -> Tensor:
+    steps = torch.arange(count, device=a_re.device, dtype=a_re.dtype)[:, None] * step
+    log_size = a_re[:, None] * steps
+    # Below float64's resolution of the largest tap anyway; products of denormals are slow on a CPU.
+    size = log_size.exp().masked_fill_(log_size < NEGLIGIBLE, 0)
+    return torch.polar(size, a_im[:, None] * steps)
+
+
+def _moments(terms: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """Sums over j of terms (G, J, n) and of step * j * terms, (G, n) each."""
+    j = torch.arange(terms.shape[1], device=terms.device, dtype=terms.real.dtype)
+    weights = torch.stack([torch.ones_like(j), step * j])
+    sums = _deinterleave(torch.matmul(weights, _interleave(terms)), terms.shape[2])
+    return sums[:, 0], sums[:, 1]
+
+
+def _interleave(z: Tensor) -> Tensor:
+    """Complex (..., n) as real (..., 2n): Re(sum x conj(y)) is then a real product of rows."""
+    return torch.view_as_real(z).flatten(-2)
+
+
+def _deinterleave(x: Tensor, n: int) -> Tensor:
+    return torch.view_as_complex(x.unflatten(-1, (n, 2)))
 
 
 def _expm1(re: Tensor, im: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from models.denoiser import require, require_choice
-from models.macs import Macs, real_fft
-from models.ssm.conv import causal_conv, two_way_conv
-from models.ssm.kernel import Modes, discretise, vandermonde_kernel
+from models.macs import Macs
+from models.ssm.cache import TableCache
+from models.ssm.core import model_macs, s4d, s4d_apply, s4d_tables
+from models.ssm.kernel import Modes, discretise
 
 INITS = ("lin", "inv", "real")
 DIRECTIONS = ("both", "forward")
@@ -59,20 +62,47 @@ class S4D(nn.Module):
         self.A_imag = nn.Parameter(imaginary.expand(shape).clone())
         self.C = nn.Parameter(torch.randn(*shape, 2) * 0.5**0.5)
         self.D = nn.Parameter(torch.randn(self.streams, width))
+        self._tables = TableCache()
 
     def forward(self, u: Tensor) -> Tensor:
         require(u.ndim == 3 and u.shape[-1] == self.width, "u.shape", tuple(u.shape), f"(batch, L, {self.width})")
-        kernels = vandermonde_kernel(self.modes(), u.shape[1])
-        x = u.mT.to(kernels.dtype)
-        ways = two_way_conv(x, kernels) if self.direction == "both" else (causal_conv(x, kernels[0]),)
-        y = torch.cat(ways, dim=1) if self.streams == 2 else sum(ways[1:], ways[0])
-        skip = (x[:, None] * self.D[..., None].to(x)).flatten(1, 2)
-        return (y + skip).mT.to(u.dtype)
+        require(u.shape[1] > 0, "u.shape", tuple(u.shape), "a sequence of at least one token")
+        require(u.is_floating_point(), "u.dtype", u.dtype, "a floating-point dtype")
+        if self._frozen(u):
+            return s4d_apply(u, self._cached_tables(u))
+        return s4d(u, *self.modes(), _full(self.D))
 
     def modes(self) -> Modes:
         """Discretised in float32 at least: a bf16 phase is noise after a few steps."""
         log_dt, log_A_real, A_imag, C = (_full(p) for p in (self.log_dt, self.log_A_real, self.A_imag, self.C))
         return discretise(log_dt, (-log_A_real.exp(), A_imag), (C[..., 0], C[..., 1]), self.discretisation)
+
+    def _frozen(self, u: Tensor) -> bool:
+        """Evaluating, without gradients or tracing: tables may outlive the call."""
+        if self.training or torch.compiler.is_compiling() or type(u) is not Tensor or u.is_meta:
+            return False
+        return not (torch.is_grad_enabled() and any(x.requires_grad for x in (u, *self.parameters())))
+
+    def _cached_tables(self, u: Tensor) -> Tensor:
+        wide = u.dtype == torch.float64
+
+        def make() -> Tensor:
+            parts = (*self.modes(), _full(self.D))
+            return s4d_tables(*(part.double() if wide else part for part in parts), u.shape[1])
+
+        return self._tables.get((u.shape[1], wide), tuple(self.parameters()), make)
+
+    def train(self, mode: bool = True) -> Self:
+        self._tables.clear()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._tables.clear()
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], *args: Any) -> None:
+        self._tables.clear()
+        super()._load_from_state_dict(state_dict, *args)
 
     def extra_repr(self) -> str:
         return f"{self.width}, state={self.state}, direction={self.direction!r}, join={self.join!r}"
@@ -96,18 +126,9 @@ def initial_eigenvalues(init: str, state: int) -> tuple[Tensor, Tensor]:
 
 
 def s4d_macs(length: int, width: int, state: int, direction: str = "both", join: str = "concat") -> Macs:
-    """Model MACs of one image, by the transform form whatever form executes.
-
-    Transforms of length 2L, 3 MACs per complex product in L+1 bins; `kernel` is 5 per mode and tap
-    (the recurrence of powers and the real part of the sum) and the kernels' own transforms.
-    """
-    directions, outputs = (2 if direction == "both" else 1), streams(direction, join)
-    transforms, products = 1 + outputs, outputs
-    return Macs(
-        fft=real_fft(2 * length, transforms * width) + 3 * products * width * (length + 1),
-        kernel=5 * directions * width * (state // 2) * length + real_fft(2 * length, outputs * width),
-        elementwise=outputs * width * length,
-    )
+    """Model MACs of one image: transforms and spectra in `fft`, generation in `kernel`, the D skip elementwise."""
+    directions = 2 if direction == "both" else 1
+    return model_macs(length, width, state // 2, directions, streams(direction, join))
 
 
 def _full(p: Tensor) -> Tensor:

@@ -1,0 +1,58 @@
+"""Tables derived from parameters, kept between forward passes that do not train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class _Entry:
+    key: Hashable
+    sources: tuple[Tensor, ...]
+    marks: tuple[tuple[int, int], ...]
+    contents: tuple[Tensor, ...]
+    tables: Tensor
+
+
+class TableCache:
+    """One entry: tables for one key (length, dtype, ...), remade whenever a source differs.
+
+    Guaranteed on the CPU: contents are compared, so any change is seen, even one through `p.data`
+    that no counter records. On an accelerator a comparison would stall the queue: there a change is
+    seen by the version counter, by identity and address, or by `clear`, which the owner calls on
+    train/eval, on loading and on moving. Copies and pickles of a cache are empty.
+    """
+
+    def __init__(self) -> None:
+        self._entry: _Entry | None = None
+
+    def get(self, key: Hashable, sources: tuple[Tensor, ...], make: Callable[[], Tensor]) -> Tensor:
+        if any(source.is_inference() for source in sources):  # these have no version counter
+            return make()
+        key = (key, *((source.device, source.dtype) for source in sources))
+        if self._entry is None or not _current(self._entry, key, sources):
+            contents = tuple(s.detach().clone() for s in sources if s.device.type == "cpu")
+            self._entry = _Entry(key, sources, _marks(sources), contents, make())
+        return self._entry.tables
+
+    def clear(self) -> None:
+        self._entry = None
+
+    def __reduce__(self) -> tuple[type[TableCache], tuple[()]]:
+        return type(self), ()
+
+
+def _marks(sources: tuple[Tensor, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((source._version, source.data_ptr()) for source in sources)
+
+
+def _current(entry: _Entry, key: Hashable, sources: tuple[Tensor, ...]) -> bool:
+    same = all(source is known for source, known in zip(sources, entry.sources, strict=True))
+    if entry.key != key or not same or entry.marks != _marks(sources):
+        return False
+    cpu = (source.detach() for source in sources if source.device.type == "cpu")
+    return all(torch.equal(source, known) for source, known in zip(cpu, entry.contents, strict=True))

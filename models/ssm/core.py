@@ -1,0 +1,187 @@
+"""The core of S4D as one opaque operator: modes and a sequence in, the sequence convolved out.
+
+`ssm::s4d` hides how: kernel generation, form of convolution and backward may change per device
+without any caller knowing. Its model MACs are those of the mathematics and do not change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from models.macs import Macs, real_fft
+from models.ssm.conv import (
+    causal_conv,
+    direct_conv,
+    direct_conv_backward,
+    spectral_conv,
+    spectral_conv_backward,
+    toeplitz,
+    transform_length,
+    two_sided,
+    two_sided_backward,
+    two_way_conv,
+)
+from models.ssm.kernel import Modes, split_kernel, split_kernel_backward, vandermonde_kernel
+
+DIRECT_LENGTH = 64
+"""Longest sequence convolved by Toeplitz matrices (measured in benchmarks/s4d_core.py)."""
+
+
+def textbook(u: Tensor, modes: Modes, skip: Tensor) -> Tensor:
+    """What the operator computes, as one would write it first: (B, L, H) -> (B, L, streams * H)."""
+    x = u.mT
+    kernels = vandermonde_kernel(modes, u.shape[1])
+    ways = list(two_way_conv(x, kernels)) if len(kernels) == 2 else [causal_conv(x, kernels[0])]
+    streams = torch.stack(ways if len(skip) == len(ways) else [sum(ways[1:], ways[0])], dim=1)
+    return (streams + skip[..., None] * x[:, None]).flatten(1, 2).mT
+
+
+@torch.library.custom_op("ssm::s4d", mutates_args=())
+def s4d(u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor) -> Tensor:
+    """u (B, L, H), modes (directions, H, n) each, D skip (streams, H) -> (B, L, streams * H) in u's dtype.
+
+    Two directions with one stream are summed. Computes in float32 whatever the autocast (float64 if given).
+    """
+    with torch.autocast(u.device.type, enabled=False):
+        modes, skip = _computable(u, Modes(a_re, a_im, c_re, c_im), skip)
+        return _convolve(u, _tables(modes, skip, u.shape[1]))
+
+
+@torch.library.custom_op("ssm::s4d_backward", mutates_args=())
+def s4d_backward(
+    grad: Tensor, u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of every input of `s4d`; kernels and spectra are recomputed, so nothing is stored between."""
+    with torch.autocast(u.device.type, enabled=False):
+        given, given_skip = Modes(a_re, a_im, c_re, c_im), skip
+        modes, skip = _computable(u, given, skip)
+        tables = _tables(modes, skip, u.shape[1])
+        backward = direct_conv_backward if tables.ndim == 4 else spectral_conv_backward
+        dtype = modes.a_re.dtype
+        y = _channels_first(grad.to(dtype), len(skip))
+        grad_x, grad_filters = backward(y, _channels_first(u.to(dtype))[0], tables)
+        grad_kernels, grad_skip = two_sided_backward(grad_filters, len(modes.a_re))
+        grad_modes = split_kernel_backward(grad_kernels, modes)
+        grads = (
+            g.to(m.dtype).contiguous() for g, m in zip((*grad_modes, grad_skip), (*given, given_skip), strict=True)
+        )
+        g0, g1, g2, g3, g4 = grads
+        return _tokens_first(grad_x[None], u), g0, g1, g2, g3, g4
+
+
+@torch.library.custom_op("ssm::s4d_tables", mutates_args=())
+def s4d_tables(a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor, length: int) -> Tensor:
+    """Everything about the parameters that `s4d_apply` needs for sequences of one length."""
+    with torch.autocast(a_re.device.type, enabled=False):
+        modes, skip = _computable(a_re, Modes(a_re, a_im, c_re, c_im), skip)
+        return _tables(modes, skip, length)
+
+
+@torch.library.custom_op("ssm::s4d_apply", mutates_args=())
+def s4d_apply(u: Tensor, tables: Tensor) -> Tensor:
+    """`s4d` with its tables at hand: (B, L, H) -> (B, L, streams * H)."""
+    with torch.autocast(u.device.type, enabled=False):
+        return _convolve(u, tables)
+
+
+def _computable(u: Tensor, modes: Modes, skip: Tensor) -> tuple[Modes, Tensor]:
+    """Modes and skip in the dtype of the computation: float64 if any input is, else float32."""
+    wide = torch.float64 in (u.dtype, modes.a_re.dtype)
+    dtype = torch.float64 if wide else torch.float32
+    return Modes(*(part.to(dtype) for part in modes)), skip.to(dtype)
+
+
+def _tables(modes: Modes, skip: Tensor, length: int) -> Tensor:
+    """Toeplitz matrices (streams, H, L, L) of short sequences, spectra (streams, H, bins) of long ones."""
+    filters = two_sided(split_kernel(modes, length), skip)
+    return toeplitz(filters) if length <= DIRECT_LENGTH else torch.fft.rfft(filters, n=transform_length(length))
+
+
+def _convolve(u: Tensor, tables: Tensor) -> Tensor:
+    x = _channels_first(u.to(torch.float64 if tables.dtype in (torch.float64, torch.complex128) else torch.float32))[0]
+    return _tokens_first(direct_conv(x, tables) if tables.ndim == 4 else spectral_conv(x, tables), u)
+
+
+def _channels_first(u: Tensor, streams: int = 1) -> Tensor:
+    """(B, L, streams * H) -> (streams, H, B, L) as one 2-D transposition, the one layout change torch has fast."""
+    b, length, _ = u.shape
+    return u.reshape(b * length, -1).t().contiguous().view(streams, -1, b, length)
+
+
+def _tokens_first(y: Tensor, like: Tensor) -> Tensor:
+    """(streams, H, B, L) -> (B, L, streams * H) in the dtype of `like`."""
+    streams, h, b, length = y.shape
+    return y.to(like.dtype).view(streams * h, b * length).t().contiguous().view(b, length, streams * h)
+
+
+@s4d.register_fake
+def _(u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor) -> Tensor:
+    return u.new_empty(u.shape[0], u.shape[1], skip.shape[0] * skip.shape[1])
+
+
+@s4d_backward.register_fake
+def _(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in inputs)
+
+
+@s4d_tables.register_fake
+def _(a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor, length: int) -> Tensor:
+    if length <= DIRECT_LENGTH:
+        return skip.new_empty(*skip.shape, length, length)
+    dtype = torch.complex128 if a_re.dtype == torch.float64 else torch.complex64
+    return skip.new_empty(*skip.shape, transform_length(length) // 2 + 1, dtype=dtype)
+
+
+@s4d_apply.register_fake
+def _(u: Tensor, tables: Tensor) -> Tensor:
+    return u.new_empty(u.shape[0], u.shape[1], tables.shape[0] * tables.shape[1])
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    return s4d_backward(grad, *ctx.saved_tensors)
+
+
+s4d.register_autograd(_backward, setup_context=_save)
+
+
+def model_macs(length: int, width: int, modes: int, directions: int, streams: int) -> Macs:
+    """Model MACs of one image, by the transform form whatever form executes.
+
+    Transforms have length 2L and 3 MACs per complex product in L+1 bins; `kernel` is 5 per mode and
+    tap (the recurrence of powers, the real part of the sum) and the transforms of the filters.
+    """
+    return Macs(
+        fft=real_fft(2 * length, (1 + streams) * width) + 3 * streams * width * (length + 1),
+        kernel=5 * directions * width * modes * length + real_fft(2 * length, streams * width),
+        elementwise=streams * width * length,  # the D skip
+    )
+
+
+@register_flop_formula(torch.ops.ssm.s4d)
+def _s4d_flops(u: Any, a_re: Any, a_im: Any, c_re: Any, c_im: Any, skip: Any, *_: Any, **__: Any) -> int:
+    macs = model_macs(u[1], u[2], a_re[2], a_re[0], skip[0])
+    return 2 * (u[0] * macs.fft + macs.kernel)
+
+
+@register_flop_formula(torch.ops.ssm.s4d_backward)
+def _s4d_backward_flops(grad: Any, *shapes: Any, **_: Any) -> int:
+    """Twice the forward, as for matrix products."""
+    return 2 * _s4d_flops(*shapes)
+
+
+@register_flop_formula(torch.ops.ssm.s4d_tables)
+def _s4d_tables_flops(a_re: Any, a_im: Any, c_re: Any, c_im: Any, skip: Any, length: int, **_: Any) -> int:
+    return 2 * model_macs(length, a_re[1], a_re[2], a_re[0], skip[0]).kernel
+
+
+@register_flop_formula(torch.ops.ssm.s4d_apply)
+def _s4d_apply_flops(u: Any, tables: Any, **_: Any) -> int:
+    return 2 * u[0] * model_macs(u[1], u[2], 0, 0, tables[0]).fft
