@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -68,6 +68,7 @@ class Process(ABC):
 
     samplers: ClassVar[tuple[str, ...]]
     learns_variance: bool = False
+    config: Any  # the frozen dataclass it was made from
 
     @abstractmethod
     def sample_times(

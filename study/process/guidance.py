@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.denoiser import Denoiser, require
+from models.denoiser import Denoiser, DenoiserConfig, require
 from study.process.base import Denoise, SamplerConfig
 
 
@@ -17,8 +17,7 @@ def guided(denoiser: Denoiser, labels: Tensor | None, sampler: SamplerConfig) ->
 
     if sampler.guidance == 1:
         return conditional
-    valid = "1 for a backbone without a null class (classes > 0 and class_dropout > 0)"
-    require(labels is not None and denoiser.config.has_null_class, "guidance", sampler.guidance, valid)
+    check_guidance(denoiser.config, sampler)
     assert labels is not None
     both_labels = torch.cat([labels, torch.full_like(labels, denoiser.config.classes)])
 
@@ -26,10 +25,17 @@ def guided(denoiser: Denoiser, labels: Tensor | None, sampler: SamplerConfig) ->
         if not sampler.guidance_from <= t <= sampler.guidance_to:
             return conditional(x, t)
         times = torch.full((2 * len(x),), t, device=x.device)
-        cond, uncond = denoiser(torch.cat([x, x]), times, both_labels).chunk(2)
+        # In the precision of x: at a strong guidance bf16 would lose the difference.
+        cond, uncond = denoiser(torch.cat([x, x]), times, both_labels).to(x.dtype).chunk(2)
         return combine(cond, uncond, sampler.guidance, guided_channels(sampler, x.shape[1]))
 
     return guided_within_interval
+
+
+def check_guidance(config: DenoiserConfig, sampler: SamplerConfig) -> None:
+    """Refuse guidance of a backbone that has not learned to do without labels."""
+    valid = "1 for a backbone without a null class (classes > 0 and class_dropout > 0)"
+    require(sampler.guidance == 1 or config.has_null_class, "guidance", sampler.guidance, valid)
 
 
 def guided_channels(sampler: SamplerConfig, channels: int) -> int:

@@ -1,0 +1,296 @@
+"""Images from a trained denoiser. Sample i is a function of the seed and i: not of the batch it was drawn in,
+nor of how many workers drew how much, and its noise and label are the same for every backbone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from models import Denoiser
+from models.denoiser import require, require_choice
+from study.atomic import write_file, write_json
+from study.data.images import to_uint8
+from study.diffusion import Process, SamplerConfig, guided
+from study.draws import generator
+from study.process.guidance import check_guidance
+
+if TYPE_CHECKING:
+    from study.config import RunConfig
+    from study.run_directory import RunDirectory
+    from study.train import Trainer
+
+log = logging.getLogger(__name__)
+
+LABEL_POLICIES = ("balanced", "random")
+CPU = torch.device("cpu")
+
+Decode = Callable[[Tensor], Tensor]
+"""What the process made (B,C,H,W) -> uint8 images (B,C',H',W')."""
+
+
+class Samples(NamedTuple):
+    images: Tensor  # uint8 (N, C, H, W) on the CPU, grey or colour as the data are
+    labels: Tensor | None  # int64 (N,); None: unconditional
+
+
+def sample(
+    denoiser: Denoiser,
+    process: Process,
+    sampler: SamplerConfig,
+    indices: range,
+    *,
+    seed: int = 0,
+    labels: str = "balanced",
+    batch_size: int = 250,
+    folder: Path | None = None,
+    decode: Decode = to_uint8,
+) -> Samples:
+    """The samples of these indices. With a folder, each batch is kept there as a shard and drawn only once."""
+    require(len(indices) > 0 and indices.step == 1 and indices.start >= 0, "indices", indices, "a range of 0 or more")
+    require(batch_size > 0, "batch_size", batch_size, "a positive integer")
+    require_choice("labels", labels, LABEL_POLICIES)
+    process.check_denoiser(denoiser.config.learn_sigma)
+    process.check_sampler(sampler)
+    check_guidance(denoiser.config, sampler)
+    if folder is not None:
+        _claim(folder, _meaning(denoiser, process, sampler, seed, labels))
+    pieces = dict(_shards(folder, indices)) if folder is not None else {}
+    with _evaluating(denoiser):
+        for part in _missing(indices, pieces, batch_size):
+            piece = _draw(denoiser, process, sampler, part, seed, labels, decode)
+            if folder is not None:
+                _write_shard(folder, part, piece)
+            pieces[part] = piece
+            log.info("sampled %d..%d of %d..%d", part.start, part.stop - 1, indices.start, indices.stop - 1)
+    return _join(pieces, indices)
+
+
+def share(count: int, worker: int, workers: int) -> range:
+    """The indices that one of several workers draws."""
+    require(0 <= worker < workers, "worker", worker, f"within 0..{workers - 1}")
+    return range(worker * count // workers, (worker + 1) * count // workers)
+
+
+def labels_of(indices: Iterable[int], classes: int, policy: str, seed: int) -> Tensor | None:
+    """(B,) labels: balanced takes classes in turn, random draws each on its own; None without classes."""
+    if classes == 0:
+        return None
+    if policy == "balanced":
+        return torch.tensor([index % classes for index in indices])
+    draws = [torch.randint(classes, (), generator=generator(CPU, seed, "sample label", index)) for index in indices]
+    return torch.stack(draws)
+
+
+class SampleNoise:
+    """Noise (B,C,H,W) of these samples, one generator each, on the CPU so that every device gets the same."""
+
+    def __init__(self, indices: Iterable[int], shape: tuple[int, ...], seed: int, device: torch.device) -> None:
+        self.generators = [generator(CPU, seed, "sample noise", index) for index in indices]
+        self.shape, self.device = shape, device
+
+    def draw(self) -> Tensor:
+        return torch.stack([torch.randn(self.shape, generator=own) for own in self.generators]).to(self.device)
+
+    def __call__(self, step: int) -> Tensor:
+        return self.draw()
+
+
+def _draw(
+    denoiser: Denoiser,
+    process: Process,
+    sampler: SamplerConfig,
+    indices: range,
+    seed: int,
+    policy: str,
+    decode: Decode,
+) -> Samples:
+    config = denoiser.config
+    device = next(denoiser.parameters()).device
+    labels = labels_of(indices, config.classes, policy, seed)
+    noise = SampleNoise(indices, (config.channels, *config.size), seed, device)
+    denoise = guided(denoiser, None if labels is None else labels.to(device), sampler)
+    images = decode(process.sample(denoise, noise.draw(), sampler, noise)).cpu()
+    require(images.dtype == torch.uint8, "images.dtype", images.dtype, "torch.uint8, from `decode`")
+    return Samples(images, labels)
+
+
+@contextmanager
+def _evaluating(denoiser: Denoiser) -> Iterator[None]:
+    was_training = denoiser.training
+    denoiser.eval()
+    try:
+        yield
+    finally:
+        denoiser.train(was_training)
+
+
+def _missing(indices: range, have: Iterable[range], batch_size: int) -> list[range]:
+    """What is left to draw, in batches of consecutive samples."""
+    covered = {index for part in have for index in part}
+    parts: list[range] = []
+    for index in indices:
+        if index in covered:
+            continue
+        if parts and parts[-1].stop == index and len(parts[-1]) < batch_size:
+            parts[-1] = range(parts[-1].start, index + 1)
+        else:
+            parts.append(range(index, index + 1))
+    return parts
+
+
+def _join(pieces: dict[range, Samples], indices: range) -> Samples:
+    some = next(iter(pieces.values()))
+    images = torch.empty(len(indices), *some.images.shape[1:], dtype=torch.uint8)
+    labels = None if some.labels is None else torch.empty(len(indices), dtype=torch.int64)
+    for part, piece in pieces.items():
+        start, stop = max(part.start, indices.start), min(part.stop, indices.stop)
+        here, there = (slice(start - whole.start, stop - whole.start) for whole in (indices, part))
+        images[here] = piece.images[there]
+        if labels is not None and piece.labels is not None:
+            labels[here] = piece.labels[there]
+    return Samples(images, labels)
+
+
+# Shards: `000000-000250.npz` holds samples 0 to 249 as they are; `meaning.json` says what they are samples of.
+
+
+def _claim(folder: Path, meaning: dict[str, Any]) -> None:
+    """Make the folder for these samples, or refuse one that holds others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "meaning.json"
+    if not file.exists():
+        write_json(file, meaning)
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    for key, value in meaning.items():
+        require(found.get(key) == value, key, value, f"{found.get(key)!r}, as in {file}, or another folder")
+
+
+def _meaning(denoiser: Denoiser, process: Process, sampler: SamplerConfig, seed: int, labels: str) -> dict[str, Any]:
+    meaning = {
+        "backbone": {"name": type(denoiser).__name__, **asdict(denoiser.config)},
+        "weights": weights_digest(denoiser),
+        "process": {"name": type(process).__name__, **asdict(process.config)},
+        "sampler": asdict(sampler),
+        "seed": seed,
+        "labels": labels,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(meaning))
+    return plain
+
+
+def weights_digest(denoiser: Denoiser) -> str:
+    """sha256 over names and values of everything in the state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(denoiser.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write_shard(folder: Path, indices: range, piece: Samples) -> None:
+    arrays = {"images": piece.images.numpy()}
+    if piece.labels is not None:
+        arrays["labels"] = piece.labels.numpy()
+    path = folder / f"{indices.start:06d}-{indices.stop:06d}.npz"
+    for leftover in folder.glob(f".{path.name}.*.tmp"):  # of a killed writer; other workers' may be in use
+        leftover.unlink(missing_ok=True)
+    _write_npz(path, arrays)
+
+
+def _shards(folder: Path, indices: range) -> Iterator[tuple[range, Samples]]:
+    """The whole shards that reach into these indices."""
+    for path in sorted(folder.glob("*.npz")):
+        name = re.fullmatch(r"(\d+)-(\d+)", path.stem)
+        part = range(int(name[1]), int(name[2])) if name else range(0)
+        if max(part.start, indices.start) < min(part.stop, indices.stop):
+            piece = _read_shard(path)
+            if piece is not None and len(piece.images) == len(part):
+                yield part, piece
+
+
+def _read_shard(path: Path) -> Samples | None:
+    """None, with a warning, for a damaged one: it will be drawn again."""
+    try:
+        with np.load(path, allow_pickle=False) as file:  # a flipped byte fails the archive's checksum
+            labels = torch.from_numpy(file["labels"]) if "labels" in file else None
+            return Samples(torch.from_numpy(file["images"]), labels)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("%s is damaged and will be drawn again: %s", path, error)
+        return None
+
+
+def load_samples(folder: Path, indices: range) -> Samples:
+    """Samples that earlier calls, or several workers, left in a folder."""
+    pieces = dict(_shards(folder, indices))
+    missing = _missing(indices, pieces, len(indices))
+    if missing:
+        raise ValueError(f"{folder} lacks samples {missing[0].start}..{missing[0].stop - 1}: sample them first")
+    return _join(pieces, indices)
+
+
+# What others read.
+
+
+def write_for_adm(path: Path, samples: Samples) -> None:
+    """The batch that ADM's evaluator reads: arr_0 uint8 (N, H, W, 3), arr_1 labels if any. Grey becomes RGB."""
+    channels = samples.images.shape[1]
+    require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB) to be an image")
+    pixels = samples.images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
+    _write_npz(path, {"arr_0": pixels} | ({} if samples.labels is None else {"arr_1": samples.labels.numpy()}))
+
+
+def write_grid(path: Path, images: Tensor, columns: int = 10, least_side: int = 32) -> None:
+    """A PNG of uint8 images (N,C,H,W) row by row, small ones enlarged by whole pixels."""
+    count, channels, height, width = images.shape
+    require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB) to be drawn")
+    rows = -(-count // columns)
+    sheet = torch.zeros(rows * columns, 3, height, width, dtype=torch.uint8)
+    sheet[:count] = images.expand(-1, 3, -1, -1)
+    table = sheet.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
+    zoom = max(1, -(-least_side // min(height, width)))
+    enlarged = table.repeat_interleave(zoom, dim=0).repeat_interleave(zoom, dim=1)
+    write_file(path, lambda temporary: Image.fromarray(enlarged.numpy()).save(temporary, format="PNG"))
+
+
+def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    write_file(path, write)
+
+
+def draw_samples(config: RunConfig, trainer: Trainer, directory: RunDirectory) -> Samples:
+    """A run's samples, from its first average: the grid, and all of them as files if the run is to keep them."""
+    indices = range(config.sample.count)
+    folder = directory.samples if config.log.save_samples else None
+    with trainer.autocast():
+        samples = sample(
+            trainer.averages[0],
+            trainer.process,
+            config.sample.sampler,
+            indices,
+            seed=config.sample.seed,
+            batch_size=config.machine.sample_batch,
+            folder=folder,
+        )
+    if folder is not None:
+        write_for_adm(folder / "adm.npz", samples)
+    if samples.images.shape[1] in (1, 3):
+        write_grid(directory.grid, samples.images[:100])
+    return samples
