@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from study.data import SPLITS, DataConfig, ImageSet, Split, datasets, load
+from study.atomic import write_file
+from study.data import SPLITS, DataConfig, ImageSet, Split, dataset, datasets, load
+
+ENOUGH = 200  # images that surely hold a row of every class; a smaller set is a prefix of the full one
 
 
 def listing() -> str:
@@ -48,8 +51,9 @@ def show(config: DataConfig, split: Split, out: Path) -> str:
 
     images = load(config, split)
     sheet = contact_sheet(images)
-    Image.fromarray(sheet.squeeze(-1).numpy()).save(out, format="PNG", optimize=True)
-    return f"{out}: {len(images)} {split} images of {config.name}, sha256 {images.sha256[:12]}"
+    picture = Image.fromarray(sheet.squeeze(-1).numpy())
+    write_file(out, lambda temporary: picture.save(temporary, format="PNG", optimize=True))
+    return f"{out}: {split} images of {config.name}, one class per row"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,14 +64,24 @@ def main(arguments: list[str] | None = None) -> int:
     sheet.add_argument("name")
     sheet.add_argument("--out", type=Path, required=True)
     sheet.add_argument("--split", choices=SPLITS, default="train")
-    for dial, kind in (("seed", int), ("texture", float), ("stripe-period", float)):
-        sheet.add_argument(f"--{dial}", type=kind)
+    sheet.add_argument("--seed", type=int, default=0)
+    sheet.add_argument("--texture", type=float, help="contrast of the stripes, 0 to 1 (glyphtex)")
+    sheet.add_argument("--stripe-period", type=float, help="shortest period in pixels (glyphtex)")
     given = parser.parse_args(arguments)
     if given.verb == "list":
         print(listing())
         return 0
     try:
-        config = DataConfig(given.name, seed=given.seed or 0, texture=given.texture, stripe_period=given.stripe_period)
+        few = {split: min(ENOUGH, most) for split, most in zip(SPLITS, dataset(given.name).counts, strict=True)}
+        config = DataConfig(
+            name=given.name,
+            count=few["train"],
+            heldout=few["heldout"],
+            reference=few["reference"],
+            seed=given.seed,
+            texture=given.texture,
+            stripe_period=given.stripe_period,
+        )
         print(show(config, given.split, given.out))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

@@ -27,7 +27,7 @@ FACES = [
     for style in ("", "-Bold", f"-{slant}", f"-Bold{slant}")
 ]
 SIDES = (16, 32, 64)
-COUNTS = (20_000, 1_000, 5_000)
+COUNTS = {16: (20_000, 1_000, 5_000), 32: (20_000, 1_000, 5_000), 64: (10_000, 1_000, 5_000)}
 TEMPLATE = 48  # pixels along a template's side
 BLOCK = 256  # images rendered at once, always: rounding never depends on how many were asked for
 DRAWS = 16  # uniform numbers per image: 0-5 place the glyph, 6-13 paint it
@@ -35,7 +35,7 @@ DRAWS = 16  # uniform numbers per image: 0-5 place the glyph, 6-13 paint it
 
 @register(
     *[
-        Dataset(name=f"glyphs{side}", size=(side, side), channels=1, classes=len(CHARACTERS), counts=COUNTS)
+        Dataset(name=f"glyphs{side}", size=(side, side), channels=1, classes=len(CHARACTERS), counts=COUNTS[side])
         for side in SIDES
     ]
 )
@@ -53,7 +53,7 @@ def draw_glyphs(offer: Dataset, config: DataConfig, split: Split) -> tuple[Tenso
             size=(side, side),
             channels=3,
             classes=len(CHARACTERS),
-            counts=COUNTS,
+            counts=COUNTS[side],
             texture=0.9,
             stripe_period=2.0,
         )
