@@ -48,13 +48,16 @@ def selective_scan(
     _check(u, delta, A, B, C, D, z, delta_bias)
     kernel = _cuda_kernel() if u.is_cuda and u.dtype != torch.float64 else None
     if kernel is not None:
-        as_float = [None if x is None else x.float() for x in (D, delta_bias)]
-        return kernel(u, delta.to(u.dtype), A.float(), B, C, as_float[0], z, as_float[1], softplus)
+        delta, B, C = (x.to(u.dtype) for x in (delta, B, C))
+        gate = None if z is None else z.to(u.dtype)
+        skip, bias = (None if x is None else x.float() for x in (D, delta_bias))
+        return kernel(u, delta, A.float(), B, C, skip, gate, bias, softplus)
     work = torch.promote_types(u.dtype, torch.float32)
-    dt = _step_sizes(delta.to(work), delta_bias, softplus)
-    skip = u.new_zeros(u.shape[1]) if D is None else D
+    # Contiguous, because traced and eager softplus give a strided input gradients of different strides.
+    dt = _step_sizes(delta.to(work).contiguous(), delta_bias, softplus)
+    D = u.new_zeros(u.shape[1]) if D is None else D
     grouped = [x if x.ndim == 4 else x[:, None] for x in (B, C)]
-    y, _ = _scan(*(x.to(work) for x in (u, dt, A, *grouped, skip)))
+    y, _ = _scan(*(x.to(work) for x in (u, dt, A, *grouped, D)))
     return (y if z is None else y * silu(z.to(work))).to(u.dtype)
 
 
