@@ -74,8 +74,8 @@ class GaussianDiffusion(Process):
             return Losses(vb * (self.config.steps if self.config.loss == "rescaled_kl" else 1), mse, vb)
         if variance is None:
             return Losses(mse, mse)
-        # Hybrid loss (improved DDPM eq. 16): the bound trains the variance only, hence the detached prediction.
-        vb = self.gaussian.bound(torch.cat([prediction.detach(), variance], dim=1), x0, x_t, index)
+        # Hybrid loss (improved DDPM eq. 16): the bound trains the variance only.
+        vb = self.gaussian.bound(output, x0, x_t, index, trains_mean=False)
         weight = self.config.steps / 1000 if self.config.loss == "rescaled_mse" else 1.0
         return Losses(mse + weight * vb, mse, vb)
 

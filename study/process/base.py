@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,9 +42,9 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         require_choice("sampler", self.sampler, SAMPLERS)
         require(bool(self.steps), "steps", self.steps, "a step count or spacing such as 250, ddim50 or 10,15,20")
-        require(self.eta >= 0, "eta", self.eta, "0 or more")
+        require(0 <= self.eta < math.inf, "eta", self.eta, "0 or more")
         require(self.eta == 0 or self.sampler == "ddim", "eta", self.eta, f"0 for sampler={self.sampler}")
-        require(self.guidance >= 0, "guidance", self.guidance, "0 or more (1: no guidance)")
+        require(0 <= self.guidance < math.inf, "guidance", self.guidance, "0 or more (1: no guidance)")
         require_choice("guidance_channels", self.guidance_channels, ("first3", "all"))
         bounds = (self.guidance_from, self.guidance_to)
         require(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,8 @@ class FlowConfig:
 
     def __post_init__(self) -> None:
         require_choice("times", self.times, ("uniform", "logit_normal"))
-        require(self.logit_std > 0, "logit_std", self.logit_std, "above 0")
+        require(math.isfinite(self.logit_mean), "logit_mean", self.logit_mean, "a finite number")
+        require(0 < self.logit_std < math.inf, "logit_std", self.logit_std, "above 0")
 
 
 class RectifiedFlow(Process):

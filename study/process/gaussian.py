@@ -41,12 +41,11 @@ class GaussianConfig:
 
 @dataclass(frozen=True)
 class Moments:
-    """p(x_{t-1} | x_t) as the network sees it, and the clean image and noise behind it."""
+    """p(x_{t-1} | x_t) as the network sees it, and the clean image behind it."""
 
     mean: Tensor
     log_variance: Tensor  # broadcasts against mean
     x0: Tensor
-    epsilon: Tensor
 
 
 class Gaussian:
@@ -92,13 +91,17 @@ class Gaussian:
         return mean, at("posterior_log_variance_clipped", index, x_t)
 
     def moments(self, output: Tensor, x_t: Tensor, index: int | Tensor, clip: bool = False) -> Moments:
-        prediction, variance = self.split(output, x_t)
+        """What the network's output says about the step."""
+        return self._moments(*self.split(output, x_t), x_t, index, clip)
+
+    def _moments(
+        self, prediction: Tensor, variance: Tensor | None, x_t: Tensor, index: int | Tensor, clip: bool
+    ) -> Moments:
         x0 = self.predicted_x0(prediction, x_t, index)
         if clip:
             x0 = x0.clamp(-1, 1)
         mean, _ = self.posterior(x0, x_t, index)
-        # The noise is taken from x0 again, so that clipping it has its effect.
-        return Moments(mean, self._log_variance(variance, x_t, index), x0, self.predicted_epsilon(x0, x_t, index))
+        return Moments(mean, self._log_variance(variance, x_t, index), x0)
 
     def split(self, output: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor | None]:
         """Prediction and, where it is learned, the raw variance channels, in the precision of x_t."""
@@ -116,13 +119,21 @@ class Gaussian:
         share = (variance + 1) / 2  # interpolate in the log between the two bounds (improved DDPM eq. 15)
         return share * self.schedule.at("log_betas", index, x_t) + (1 - share) * small
 
-    def bound(self, output: Tensor, x0: Tensor, x_t: Tensor, index: Tensor) -> Tensor:
-        """(B,) one step's term of the variational bound, bits per dimension: KL, or at step 0 the likelihood of x0."""
+    def bound(self, output: Tensor, x0: Tensor, x_t: Tensor, index: Tensor, trains_mean: bool = True) -> Tensor:
+        """(B,) one step's term of the variational bound, bits per dimension: KL, or at step 0 the likelihood of x0.
+
+        Without `trains_mean` its gradient reaches only the variance.
+        """
+        prediction, variance = self.split(output, x_t)
+        prediction = prediction if trains_mean else prediction.detach()
         true_mean, true_log_variance = self.posterior(x0, x_t, index)
-        model = self.moments(output, x_t, index)
-        kl = gaussian_kl(true_mean, true_log_variance, model.mean, model.log_variance)
-        nll = -pixel_log_likelihood(x0, model.mean, model.log_variance / 2)
-        return torch.where(index == 0, per_image(nll), per_image(kl)) / math.log(2)
+        model = self._moments(prediction, variance, x_t, index, clip=False)
+        kl = per_image(gaussian_kl(true_mean, true_log_variance, model.mean, model.log_variance))
+        first = index == 0
+        if first.device.type == "cpu" and not first.any():  # an accelerator would have to wait for the answer
+            return kl / math.log(2)
+        nll = -per_image(pixel_log_likelihood(x0, model.mean, model.log_variance / 2))
+        return torch.where(first, nll, kl) / math.log(2)
 
     def prior_bits(self, x0: Tensor) -> Tensor:
         """(B,) the bound's last term: what the most noised x0 still tells apart from pure noise, bits per dimension."""

@@ -22,33 +22,34 @@ def ddpm(gaussian: Gaussian, denoise: Denoise, x: Tensor, sampler: SamplerConfig
 def ddim(gaussian: Gaussian, denoise: Denoise, x: Tensor, sampler: SamplerConfig, noise_source: NoiseSource) -> Tensor:
     """DDIM eq. 12; with eta=0 Euler's method on the probability flow."""
     for step, index in enumerate(_downwards(gaussian)):
-        moments = _moments(gaussian, denoise, x, index, sampler.clip)
+        x0 = _moments(gaussian, denoise, x, index, sampler.clip).x0
         noise = noise_source(step) if sampler.eta > 0 and index > 0 else None
-        x = ddim_step(gaussian, moments, index, sampler.eta, noise)
+        x = ddim_step(gaussian, x, x0, index, sampler.eta, noise)
     return x
 
 
-def ddim_step(gaussian: Gaussian, moments: Moments, index: int, eta: float, noise: Tensor | None) -> Tensor:
-    """x_{t-1} from the estimates at x_t; sigma (DDIM eq. 16) scales with eta."""
+def ddim_step(gaussian: Gaussian, x: Tensor, x0: Tensor, index: int, eta: float, noise: Tensor | None) -> Tensor:
+    """x_{t-1} from x_t and the estimate of x0, clipped or not; sigma (DDIM eq. 16) scales with eta."""
+    epsilon = gaussian.predicted_epsilon(x0, x, index)
     abar = gaussian.schedule.alphas_cumprod[index]
     before = gaussian.schedule.alphas_cumprod_prev[index]
     sigma = eta * ((1 - before) / (1 - abar)).sqrt() * (1 - abar / before).sqrt()
-    x = before.sqrt() * moments.x0 + (1 - before - sigma**2).clamp(min=0).sqrt() * moments.epsilon
+    x = before.sqrt() * x0 + (1 - before - sigma**2).clamp(min=0).sqrt() * epsilon
     return x if noise is None else x + sigma * noise
 
 
-def ddim_encode(gaussian: Gaussian, denoise: Denoise, x0: Tensor, clip: bool = False) -> Tensor:
+def ddim_encode(gaussian: Gaussian, denoise: Denoise, x0: Tensor) -> Tensor:
     """DDIM run backwards: the noise from which deterministic DDIM leads to x0, up to discretisation."""
     x = x0
     for index in range(len(gaussian.schedule)):
-        x = ddim_reverse_step(gaussian, _moments(gaussian, denoise, x, index, clip), index)
+        x = ddim_reverse_step(gaussian, x, _moments(gaussian, denoise, x, index, clip=False).x0, index)
     return x
 
 
-def ddim_reverse_step(gaussian: Gaussian, moments: Moments, index: int) -> Tensor:
-    """x_{t+1} from the estimates at x_t."""
+def ddim_reverse_step(gaussian: Gaussian, x: Tensor, x0: Tensor, index: int) -> Tensor:
+    """x_{t+1} from x_t and the estimate of x0."""
     after = gaussian.schedule.alphas_cumprod_next[index]
-    return after.sqrt() * moments.x0 + (1 - after).sqrt() * moments.epsilon
+    return after.sqrt() * x0 + (1 - after).sqrt() * gaussian.predicted_epsilon(x0, x, index)
 
 
 def dpmpp_2m(

@@ -107,7 +107,7 @@ class Schedule:
         self.signal = abar.sqrt()  # alpha_t: x_t = signal x0 + sigma noise
         self.sigma = (1 - abar).sqrt()
         self.log_snr = (self.signal / self.sigma).log()  # lambda_t of DPM-Solver
-        self._copies: dict[tuple[str, torch.device], Tensor] = {}
+        self._copies: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     @classmethod
     def named(cls, schedule: str, steps: int) -> Schedule:
@@ -128,7 +128,7 @@ class Schedule:
         values: Tensor = getattr(self, table)
         if isinstance(index, int):
             return values[index]
-        key = (table, like.device)
+        key = (table, like.device, like.dtype)
         if key not in self._copies:  # copied once: an accelerator must not wait for the host every step
-            self._copies[key] = values.to(like.device)
-        return self._copies[key][index].to(like.dtype)[:, None, None, None]
+            self._copies[key] = values.to(like.device, like.dtype)
+        return self._copies[key][index][:, None, None, None]

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from models.dit import DiT, DiTConfig
 from study.diffusion import GaussianConfig, GaussianDiffusion, SamplerConfig, guided
-from study.process.gaussian import Moments
 from study.process.guidance import combine
 from study.process.samplers import ddim_reverse_step, ddim_step
 from study.process.schedule import Schedule, kept_steps
@@ -112,8 +111,8 @@ def test_prior_bits() -> None:
     torch.testing.assert_close(gaussian.prior_bits(IN["x0"].double()), OUT["prior_bpd"].double(), rtol=0, atol=1e-6)
 
 
-def step_moments(index: int, row: slice) -> Moments:
-    return GaussianDiffusion().gaussian.moments(IN["model_output"][row], OUT["x_t"][row], index)
+def step_x0(index: int, row: slice) -> Tensor:
+    return GaussianDiffusion().gaussian.moments(IN["model_output"][row], OUT["x_t"][row], index).x0
 
 
 ROWS = [(int(index), slice(row, row + 1)) for row, index in enumerate(IN["t"])]
@@ -129,13 +128,13 @@ def test_ddpm_step() -> None:
 @pytest.mark.parametrize(("index", "row"), ROWS)
 def test_ddim_step(eta: float, index: int, row: slice) -> None:
     noise = IN["step_noise"][row] if index > 0 else None
-    step = ddim_step(GaussianDiffusion().gaussian, step_moments(index, row), index, eta, noise)
+    step = ddim_step(GaussianDiffusion().gaussian, OUT["x_t"][row], step_x0(index, row), index, eta, noise)
     assert_float32(step, OUT[f"ddim_step_eta{eta}"][row])
 
 
 @pytest.mark.parametrize(("index", "row"), ROWS)
 def test_ddim_reverse_step(index: int, row: slice) -> None:
-    step = ddim_reverse_step(GaussianDiffusion().gaussian, step_moments(index, row), index)
+    step = ddim_reverse_step(GaussianDiffusion().gaussian, OUT["x_t"][row], step_x0(index, row), index)
     assert_float32(step, OUT["ddim_reverse_step"][row])
 
 
