@@ -191,7 +191,7 @@ class Block(nn.Module):
         if skip is not None:
             hidden = hidden + skip if self.skip_linear is None else self.skip_linear(torch.cat([hidden, skip], dim=-1))
         residual = residual + self.drop_path(hidden)
-        normed = self.norm(residual).to(hidden.dtype)
+        normed = self.norm(residual.to(self.norm.weight.dtype))
         if self.adaLN_modulation is None:
             return self.mixer(normed), residual
         shift, scale, gate = self.adaLN_modulation(condition).chunk(3, dim=1)
@@ -258,7 +258,7 @@ class DiS(Denoiser):
     def denoise(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         hidden, condition = self.embed(self.patch_embed(x), t, y)
         # The residual stream stays in float32 in a half-precision network.
-        residual = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        residual = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, torch.float32))
         skips: list[Tensor] = []
         for block in self.in_blocks:
             hidden, residual = block(hidden, residual, condition)
@@ -267,7 +267,8 @@ class DiS(Denoiser):
         for block in self.out_blocks:
             skip = skips.pop() if self.config.skip != "none" else None
             hidden, residual = block(hidden, residual, condition, skip)
-        hidden = self.norm_f(residual + self.drop_path(hidden)).to(hidden.dtype)
+        residual = residual + self.drop_path(hidden)
+        hidden = self.norm_f(residual.to(self.norm_f.weight.dtype))
         patches = self.final_layer(hidden, condition)[:, self.config.extras :]  # (B, patches, P*P*out_channels)
         return unpatchify(patches, self.config.grid(), self.config.P, self.config.out_channels)
 
