@@ -30,6 +30,7 @@ from study.provenance import provenance
 from study.results import read_rows, write_rows
 from study.rows import run_rows
 from study.run_directory import Curve, Failure, RunDirectory, State, Status
+from study.sample import draw_samples
 from study.strict import ConfigError
 from study.trackers import check_trackers, open_trackers
 from study.train import DivergedError, Trainer, Validation
@@ -165,8 +166,6 @@ class Attempt:
         self.curve.sync()
         self.stop.check()
         if self.config.sample.count:
-            from study.sample import draw_samples
-
             draw_samples(self.config, self.trainer, self.directory)
             self.stop.check()
         write_rows(self.directory.rows, run_rows(self.config, self.trainer, validations, self.seconds, self.facts))

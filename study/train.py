@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.checkpoint import checkpoint as recompute
 
 from models import Denoiser, backbones
@@ -79,10 +78,7 @@ class Trainer:
         loss = self._backward(count)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = get_total_norm(gradients)
-        if train.clip:
-            clip_grads_with_norm_(self.parameters, train.clip, norm)
+        norm = clip_gradients([p.grad for p in self.parameters if p.grad is not None], train.clip)
         self._set_rate(learning_rate(train, self.images))
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -230,6 +226,14 @@ def new_optimizer(network: Denoiser, config: TrainConfig) -> torch.optim.AdamW:
         if group.parameters
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def clip_gradients(gradients: list[Tensor], largest: float) -> Tensor:
+    """Scale all gradients down to a joint norm of `largest` (0: leave them); the norm they had comes back."""
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if largest:
+        torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1))
+    return norm
 
 
 def learning_rate(config: TrainConfig, images: int) -> float:
