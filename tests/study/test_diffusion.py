@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from models.dit import DiT, DiTConfig
 from study.diffusion import (
     FlowConfig,
     GaussianConfig,
@@ -21,12 +20,10 @@ from study.diffusion import (
     Process,
     RectifiedFlow,
     SamplerConfig,
-    guided,
     make_process,
 )
 from study.process.gaussian import PREDICTIONS, gaussian_kl, pixel_log_likelihood
-from study.process.guidance import combine, guided_channels
-from study.process.schedule import SCHEDULES, Schedule, kept_steps, log_snr_spaced
+from study.process.schedule import SCHEDULES
 
 PROCESSES = [
     GaussianConfig(),
@@ -100,23 +97,6 @@ def test_every_step_survives_the_trip_through_its_time(steps: int) -> None:
 # --- the forward process ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_schedules_destroy_the_signal_monotonically(schedule: str) -> None:
-    s = Schedule.named(schedule, 1000)
-    assert s.betas.dtype == torch.float64
-    assert ((s.betas > 0) & (s.betas < 1)).all()
-    assert (s.log_snr.diff() < 0).all()
-    assert s.alphas_cumprod[0] > 0.99
-    assert s.alphas_cumprod[-1] < 0.01
-    torch.testing.assert_close(s.signal**2 + s.sigma**2, torch.ones(1000, dtype=torch.float64), rtol=0, atol=1e-14)
-
-
-def test_ldm_schedule_is_linear_in_the_root() -> None:
-    roots = Schedule.named("ldm", 1000).betas.sqrt()
-    assert (roots[0].item() ** 2, roots[-1].item() ** 2) == pytest.approx((0.0015, 0.0195))
-    torch.testing.assert_close(roots.diff(), roots.diff()[:1].expand(999), rtol=1e-9, atol=0)
-
-
 @given(index=st.integers(1, 999), schedule=st.sampled_from(SCHEDULES))
 @few
 def test_noising_step_by_step_has_the_same_marginal_as_at_once(index: int, schedule: str) -> None:
@@ -148,37 +128,6 @@ def test_predictions_invert_to_x0_and_noise(predict: str, schedule: str, seed: i
     found = gaussian.predicted_x0(gaussian.target(x0, index, noise), x_t, index)
     torch.testing.assert_close(found, x0, rtol=0, atol=1e-9)
     torch.testing.assert_close(gaussian.predicted_epsilon(x0, x_t, index), noise, rtol=0, atol=1e-9)
-
-
-# --- respacing -------------------------------------------------------------------------------------------------
-
-
-@given(
-    spec=st.sampled_from(["1000", "250", "77", "ddim50", "ddim334", "10,15,20", "1,1"]), name=st.sampled_from(SCHEDULES)
-)
-@few
-def test_respaced_schedules_keep_the_signal_of_the_kept_steps(spec: str, name: str) -> None:
-    full, kept = Schedule.named(name, 1000), kept_steps(spec, 1000)
-    assert kept == sorted(set(kept))
-    respaced = full.keeping(kept)
-    torch.testing.assert_close(respaced.alphas_cumprod, full.alphas_cumprod[kept], rtol=1e-10, atol=0)
-    assert respaced.times.tolist() == [float(i) for i in kept]
-
-
-@given(count=st.integers(2, 1000), name=st.sampled_from(SCHEDULES))
-@few
-def test_log_snr_spacing_keeps_both_ends_and_the_count(count: int, name: str) -> None:
-    log_snr = Schedule.named(name, 1000).log_snr
-    kept = log_snr_spaced(log_snr, count)
-    assert kept == sorted(set(kept))
-    assert (len(kept), kept[0], kept[-1]) == (count, 0, 999)
-
-
-def test_log_snr_spacing_is_even_where_the_grid_allows() -> None:
-    log_snr = Schedule.named("linear", 1000).log_snr
-    strides = log_snr[log_snr_spaced(log_snr, 12)].diff()
-    assert strides.max() / strides.min() < 2
-    assert log_snr_spaced(log_snr, 1) == [999]
 
 
 # --- losses ----------------------------------------------------------------------------------------------------
@@ -323,73 +272,6 @@ def test_clipping_keeps_a_wild_network_within_the_pixel_range(config: Any) -> No
         assert sample.abs().max() < (1.5 if sampler.sampler != "heun" else 4)
 
 
-# --- guidance --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def dit() -> DiT:
-    torch.manual_seed(0)
-    model = DiT(DiTConfig(size=(4, 4), P=2, channels=4, width=16, depth=1, heads=2, classes=5)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    return model
-
-
-@pytest.fixture
-def batches(dit: DiT) -> Any:
-    """Batch sizes and labels the network is called with."""
-    seen: list[list[int]] = []
-    hook = dit.register_forward_pre_hook(lambda module, args: seen.append(args[2].tolist()))
-    yield seen
-    hook.remove()
-
-
-X = randn(3, 4, 4, 4, dtype=torch.float32)
-LABELS = torch.tensor([0, 3, 1])
-
-
-@torch.no_grad()
-def test_guidance_of_one_is_the_conditional_network(dit: DiT, batches: list[list[int]]) -> None:
-    out = guided(dit, LABELS, SamplerConfig(guidance=1.0))(X, 500.0)
-    assert batches == [[0, 3, 1]]
-    assert torch.equal(out, dit(X, torch.full((3,), 500.0), LABELS))
-
-
-@torch.no_grad()
-def test_guidance_asks_both_halves_in_one_batch(dit: DiT, batches: list[list[int]]) -> None:
-    sampler = SamplerConfig(guidance=3.0, guidance_channels="all")
-    out = guided(dit, LABELS, sampler)(X, 500.0)
-    assert batches == [[0, 3, 1, 5, 5, 5]]
-    t = torch.full((3,), 500.0)
-    cond, uncond = dit(X, t, LABELS), dit(X, t, torch.full_like(LABELS, 5))
-    torch.testing.assert_close(out[:, :4], uncond[:, :4] + 3 * (cond - uncond)[:, :4], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(out[:, 4:], cond[:, 4:], rtol=1e-5, atol=1e-5)
-
-
-@torch.no_grad()
-def test_the_interval_covers_its_ends_and_nothing_else(dit: DiT, batches: list[list[int]]) -> None:
-    denoise = guided(dit, LABELS, SamplerConfig(guidance=2.0, guidance_from=200, guidance_to=700))
-    for t in (199.0, 200.0, 450.0, 700.0, 701.0):
-        denoise(X, t)
-    assert [len(labels) for labels in batches] == [3, 6, 6, 6, 3]
-
-
-@given(guidance=st.floats(0, 10), channels=st.integers(1, 8), seed=st.integers(0, 99))
-@few
-def test_combination_is_linear_and_leaves_the_rest_conditional(guidance: float, channels: int, seed: int) -> None:
-    cond, uncond = randn(2, 8, 2, 2, seed=seed), randn(2, 8, 2, 2, seed=seed + 100)
-    out = combine(cond, uncond, guidance, channels)
-    torch.testing.assert_close(out[:, :channels], ((1 - guidance) * uncond + guidance * cond)[:, :channels])
-    assert torch.equal(out[:, channels:], cond[:, channels:])
-
-
-def test_guided_channels_never_exceed_the_image() -> None:
-    first3, every = SamplerConfig(), SamplerConfig(guidance_channels="all")
-    assert [guided_channels(first3, c) for c in (1, 3, 4)] == [1, 3, 3]
-    assert [guided_channels(every, c) for c in (1, 3, 4)] == [1, 3, 4]
-
-
 # --- configs ---------------------------------------------------------------------------------------------------
 
 
@@ -404,20 +286,6 @@ def test_a_bare_number_of_steps_in_a_file_is_a_count() -> None:
 
 
 # --- faults ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "spec",
-    ["0", "-5", "1001", "", "fast", "2.5", "10,,20", "10,0,20", "900,10", "ddim", "ddim0", "ddim999", "ddim1001"],
-)
-def test_impossible_spacings(spec: str) -> None:
-    with pytest.raises(ValueError, match="steps="):
-        kept_steps(spec, 1000)
-
-
-def test_an_unreachable_stride_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"steps='ddim130'.*ddim125 or ddim143"):
-        kept_steps("ddim130", 1000)
 
 
 @pytest.mark.parametrize(
@@ -481,9 +349,3 @@ def test_output_channels_must_fit_the_variance(config: Any) -> None:
         process.losses(output, x, x, t, x)
     with pytest.raises(ValueError, match=r"output\.shape"):
         process.sample(lambda x, t: output, x, SamplerConfig(process.samplers[0], "4"), lambda step: x)
-
-
-def test_guidance_needs_a_null_class() -> None:
-    unconditional = DiT(DiTConfig(size=(4, 4), P=2, channels=1, width=16, depth=1, heads=2, classes=0))
-    with pytest.raises(ValueError, match=r"guidance=2\.0.*null class"):
-        guided(unconditional, None, SamplerConfig(guidance=2.0))
