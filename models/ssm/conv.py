@@ -70,8 +70,9 @@ def spectral_conv(x: Tensor, spectra: Tensor) -> Tensor:
     h, b, length = x.shape
     n = 2 * spectra.shape[-1] - 2
     y = x.new_empty(len(spectra), h, b, length)
-    for slab in _slabs(x, n):
-        signal = torch.fft.rfft(_padded(x[slab], n))
+    transform = _PaddedTransform(x, n)
+    for slab in transform.slabs():
+        signal = transform(x[slab])
         for stream, spectrum in enumerate(spectra[:, slab, None]):
             last = stream + 1 == len(spectra)
             product = signal.mul_(spectrum) if last else signal * spectrum
@@ -89,17 +90,38 @@ def spectral_conv_backward(grad: Tensor, x: Tensor, spectra: Tensor) -> tuple[Te
     grad_x = torch.empty_like(x)
     grad_filters = x.new_empty(*spectra.shape[:2], 2 * length - 1)
     conjugates = spectra.conj().resolve_conj()
-    for slab in _slabs(x, n):
-        signal = torch.fft.rfft(_padded(x[slab], n)).conj_physical_()
-        total = None
+    transform, transform_grad = _PaddedTransform(x, n), _PaddedTransform(x, n, offset=length - 1)
+    for slab in transform.slabs():
+        signal = transform(x[slab]).conj_physical_()
+        total = torch.zeros(())
         for stream, conjugate in enumerate(conjugates[:, slab, None]):
-            product = torch.fft.rfft(_padded(grad[stream, slab], n, length - 1))
+            product = transform_grad(grad[stream, slab])
             taps = torch.fft.irfft((signal * product).sum(1), n=n)
             grad_filters[stream, slab] = taps[..., : 2 * length - 1]
             product.mul_(conjugate)
-            total = product if total is None else total.add_(product)
+            total = product if stream == 0 else total.add_(product)
         grad_x[slab] = torch.fft.irfft(total, n=n)[..., :length]
     return grad_x, grad_filters
+
+
+class _PaddedTransform:
+    """Real transforms of slabs of channels, through one buffer whose padding stays zero."""
+
+    def __init__(self, x: Tensor, n: int, offset: int = 0) -> None:
+        h, b, length = x.shape
+        fitting = max(1, SLAB_BYTES // max(1, n * b * x.element_size()))
+        self.channels, self.width = h, min(h, fitting) if x.device.type == "cpu" else h
+        self.buffer = x.new_zeros(self.width, b, n)
+        self.place = slice(offset, offset + length)
+
+    def slabs(self) -> Iterator[slice]:
+        for start in range(0, self.channels, self.width):
+            yield slice(start, min(start + self.width, self.channels))
+
+    def __call__(self, slab: Tensor) -> Tensor:
+        padded = self.buffer[: len(slab)]
+        padded[..., self.place] = slab
+        return torch.fft.rfft(padded)
 
 
 def toeplitz(filters: Tensor) -> Tensor:
@@ -110,33 +132,30 @@ def toeplitz(filters: Tensor) -> Tensor:
 
 def direct_conv(x: Tensor, matrices: Tensor) -> Tensor:
     """x (H, B, L) by Toeplitz matrices (streams, H, L, L): 2L operations per output, the least at small L."""
-    return torch.stack([torch.bmm(x, matrix) for matrix in matrices])
+    y = x.new_empty(len(matrices), *x.shape)
+    for stream, matrix in zip(y, matrices, strict=True):
+        torch.bmm(x, matrix, out=stream)
+    return y
 
 
 def direct_conv_backward(grad: Tensor, x: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the filters; a tap's gradient is the sum along its diagonal."""
-    length = x.shape[-1]
     grad_x = torch.bmm(grad[0], matrices[0].mT)
     for g, matrix in zip(grad[1:], matrices[1:], strict=True):
         grad_x.baddbmm_(g, matrix.mT)
-    outer = torch.stack([torch.bmm(x.mT, g) for g in grad]).flip(-2)
-    # Rows one tap longer than their stride shear the anti-diagonals i+j into columns.
-    sheared = nn.functional.pad(outer, (0, length)).flatten(-2)[..., : length * (2 * length - 1)]
-    return grad_x, sheared.unflatten(-1, (length, 2 * length - 1)).sum(-2)
+    return grad_x, torch.stack([_diagonal_sums(torch.bmm(x.mT, g)) for g in grad])
 
 
-def _padded(x: Tensor, n: int, offset: int = 0) -> Tensor:
-    padded = x.new_zeros(*x.shape[:-1], n)
-    padded[..., offset : offset + x.shape[-1]] = x
-    return padded
+def _diagonal_sums(matrices: Tensor) -> Tensor:
+    """(H, L, L) -> (H, 2L-1), entry L-1+d the sum over j of [j, j+d].
 
-
-def _slabs(x: Tensor, n: int) -> Iterator[slice]:
-    """Ranges of channels of x (H, B, L) to transform together at length n; all of them off the CPU."""
-    h, b, _ = x.shape
-    channels = h if x.device.type != "cpu" else max(1, SLAB_BYTES // (n * b * x.element_size() or 1))
-    for start in range(0, h, channels):
-        yield slice(start, min(start + channels, h))
+    Rows of 2L read with a stride of 2L+1 shear the diagonals into columns, d modulo 2L+1.
+    """
+    h, length, _ = matrices.shape
+    flat = matrices.new_zeros(h, length * (2 * length + 1))
+    flat[:, : 2 * length * length].unflatten(1, (length, 2 * length))[..., :length] = matrices
+    sums = flat.unflatten(1, (length, 2 * length + 1)).sum(1)
+    return torch.cat([sums[:, length + 2 :], sums[:, :length]], dim=1)
 
 
 def _smooth(n: int) -> bool:

@@ -25,7 +25,7 @@ from models.ssm.conv import (
     two_sided_backward,
     two_way_conv,
 )
-from models.ssm.kernel import Modes, split_kernel, split_kernel_backward, vandermonde_kernel
+from models.ssm.kernel import Modes, Powers, power_tables, split_kernel, split_kernel_backward, vandermonde_kernel
 
 DIRECT_LENGTH = 64
 """Longest sequence convolved by Toeplitz matrices (measured in benchmarks/s4d_core.py)."""
@@ -48,7 +48,7 @@ def s4d(u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip:
     """
     with torch.autocast(u.device.type, enabled=False):
         modes, skip = _computable(u, Modes(a_re, a_im, c_re, c_im), skip)
-        return _convolve(u, _tables(modes, skip, u.shape[1]))
+        return _convolve(u, _tables(modes, power_tables(modes, u.shape[1]), skip, u.shape[1]))
 
 
 @torch.library.custom_op("ssm::s4d_backward", mutates_args=())
@@ -59,13 +59,14 @@ def s4d_backward(
     with torch.autocast(u.device.type, enabled=False):
         given, given_skip = Modes(a_re, a_im, c_re, c_im), skip
         modes, skip = _computable(u, given, skip)
-        tables = _tables(modes, skip, u.shape[1])
+        powers = power_tables(modes, u.shape[1])
+        tables = _tables(modes, powers, skip, u.shape[1])
         backward = direct_conv_backward if tables.ndim == 4 else spectral_conv_backward
         dtype = modes.a_re.dtype
-        y = _channels_first(grad.to(dtype), len(skip))
-        grad_x, grad_filters = backward(y, _channels_first(u.to(dtype))[0], tables)
+        y = channels_first(grad.to(dtype), len(skip))
+        grad_x, grad_filters = backward(y, channels_first(u.to(dtype))[0], tables)
         grad_kernels, grad_skip = two_sided_backward(grad_filters, len(modes.a_re))
-        grad_modes = split_kernel_backward(grad_kernels, modes)
+        grad_modes = split_kernel_backward(grad_kernels, modes, powers)
         grads = (
             g.to(m.dtype).contiguous() for g, m in zip((*grad_modes, grad_skip), (*given, given_skip), strict=True)
         )
@@ -78,7 +79,7 @@ def s4d_tables(a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Ten
     """Everything about the parameters that `s4d_apply` needs for sequences of one length."""
     with torch.autocast(a_re.device.type, enabled=False):
         modes, skip = _computable(a_re, Modes(a_re, a_im, c_re, c_im), skip)
-        return _tables(modes, skip, length)
+        return _tables(modes, power_tables(modes, length), skip, length)
 
 
 @torch.library.custom_op("ssm::s4d_apply", mutates_args=())
@@ -95,18 +96,18 @@ def _computable(u: Tensor, modes: Modes, skip: Tensor) -> tuple[Modes, Tensor]:
     return Modes(*(part.to(dtype) for part in modes)), skip.to(dtype)
 
 
-def _tables(modes: Modes, skip: Tensor, length: int) -> Tensor:
+def _tables(modes: Modes, powers: Powers, skip: Tensor, length: int) -> Tensor:
     """Toeplitz matrices (streams, H, L, L) of short sequences, spectra (streams, H, bins) of long ones."""
-    filters = two_sided(split_kernel(modes, length), skip)
+    filters = two_sided(split_kernel(modes, powers, length), skip)
     return toeplitz(filters) if length <= DIRECT_LENGTH else torch.fft.rfft(filters, n=transform_length(length))
 
 
 def _convolve(u: Tensor, tables: Tensor) -> Tensor:
-    x = _channels_first(u.to(torch.float64 if tables.dtype in (torch.float64, torch.complex128) else torch.float32))[0]
+    x = channels_first(u.to(torch.float64 if tables.dtype in (torch.float64, torch.complex128) else torch.float32))[0]
     return _tokens_first(direct_conv(x, tables) if tables.ndim == 4 else spectral_conv(x, tables), u)
 
 
-def _channels_first(u: Tensor, streams: int = 1) -> Tensor:
+def channels_first(u: Tensor, streams: int = 1) -> Tensor:
     """(B, L, streams * H) -> (streams, H, B, L) as one 2-D transposition, the one layout change torch has fast."""
     b, length, _ = u.shape
     return u.reshape(b * length, -1).t().contiguous().view(streams, -1, b, length)

@@ -51,40 +51,47 @@ def vandermonde_kernel(modes: Modes, length: int) -> Tensor:
     return 2 * torch.einsum("...n,...nl->...l", c, torch.exp(a[..., None] * steps)).real
 
 
-def split_kernel(modes: Modes, length: int) -> Tensor:
+class Powers(NamedTuple):
+    """exp(a l) for l = S l1 + l2 as exp(a S l1) exp(a l2): about sqrt(L) powers in each table."""
+
+    coarse: Tensor  # exp(a S l1), (G, ceil(L/S), n) with G = directions * H
+    fine: Tensor  # the conjugate of exp(a l2), (G, S, n)
+
+
+def power_tables(modes: Modes, length: int) -> Powers:
+    stride = 1 << math.ceil(math.log2(length) / 2)
+    a_re, a_im = modes.a_re.flatten(0, 1), modes.a_im.flatten(0, 1)
+    return Powers(_powers(a_re, a_im, stride, -(-length // stride)), _powers(a_re, -a_im, 1, stride))
+
+
+def split_kernel(modes: Modes, powers: Powers, length: int) -> Tensor:
     """The same kernel, (directions, H, L), without the matrix of powers.
 
-    With l = S l1 + l2, exp(a l) = exp(a S l1) exp(a l2): two tables of about sqrt(L) powers, and
-    the sum over modes is one real matrix product per channel, (L/S, 2n) by (2n, S).
+    The sum over modes is one real matrix product per channel, (L/S, 2n) by (2n, S).
     """
-    coarse, fine = _power_tables(modes, length)
-    weights = torch.complex(2 * modes.c_re, 2 * modes.c_im).flatten(0, 1)
-    k = torch.bmm(_interleave(coarse * weights[:, None]), _interleave(fine).mT)
+    k = torch.bmm(_interleave(powers.coarse * _weights(modes)), _interleave(powers.fine).mT)
     return k.flatten(1)[:, :length].unflatten(0, modes.a_re.shape[:2])
 
 
-def split_kernel_backward(grad: Tensor, modes: Modes) -> Modes:
-    """Gradients of the modes from that of the kernel, (directions, H, L), by the same two tables."""
-    length, shape = grad.shape[-1], modes.a_re.shape
-    coarse, fine = _power_tables(modes, length)
+def split_kernel_backward(grad: Tensor, modes: Modes, powers: Powers) -> Modes:
+    """Gradients of the modes from that of the kernel, (directions, H, L); uses `powers` up."""
+    (coarse, fine), weights = powers, _weights(modes)
     (blocks, n), stride = coarse.shape[1:], fine.shape[1]
-    weights = torch.complex(2 * modes.c_re, 2 * modes.c_im).flatten(0, 1)
-    grad = nn.functional.pad(grad.flatten(0, 1), (0, blocks * stride - length)).unflatten(1, (blocks, stride))
+    padding = (0, blocks * stride - grad.shape[-1])
+    grad = nn.functional.pad(grad.flatten(0, 1), padding).unflatten(1, (blocks, stride))
     grad_coarse = _deinterleave(torch.bmm(grad, _interleave(fine)), n)  # of coarse * weights
-    grad_fine = _deinterleave(torch.bmm(grad.mT, _interleave(coarse * weights[:, None])), n)
+    grad_fine = _deinterleave(torch.bmm(grad.mT, _interleave(coarse * weights)), n)
     # d exp(a s) / da = s exp(a s): moments of order 0 and 1 over the steps s of each table.
     moment_0, moment_1 = _moments(coarse.conj_physical_().mul_(grad_coarse), stride)
     _, moment_fine = _moments(fine.mul_(grad_fine.conj_physical_()), 1)  # fine holds conj(a)
-    grad_a = (moment_1 * weights.conj() + moment_fine).view(shape)
-    grad_c = (2 * moment_0).view(shape)
+    grad_a = (moment_1 * weights[:, 0].conj() + moment_fine).view_as(modes.a_re)
+    grad_c = (2 * moment_0).view_as(modes.a_re)
     return Modes(grad_a.real, grad_a.imag, grad_c.real, grad_c.imag)
 
 
-def _power_tables(modes: Modes, length: int) -> tuple[Tensor, Tensor]:
-    """exp(a S l1), (G, ceil(L/S), n), and the conjugate of exp(a l2), (G, S, n), for G = directions * H."""
-    stride = 1 << math.ceil(math.log2(length) / 2)
-    a_re, a_im = modes.a_re.flatten(0, 1), modes.a_im.flatten(0, 1)
-    return _powers(a_re, a_im, stride, -(-length // stride)), _powers(a_re, -a_im, 1, stride)
+def _weights(modes: Modes) -> Tensor:
+    """2c as (G, 1, n), to weigh the rows of a power table."""
+    return torch.complex(2 * modes.c_re, 2 * modes.c_im).flatten(0, 1)[:, None]
 
 
 def _powers(a_re: Tensor, a_im: Tensor, step: int, count: int) -> Tensor:
@@ -105,7 +112,8 @@ def _exponentials(a_re: Tensor, a_im: Tensor, step: int, count: int) -> Tensor:
     log_size = a_re[:, None] * steps
     # Below float64's resolution of the largest tap anyway; products of denormals are slow on a CPU.
     size = log_size.exp().masked_fill_(log_size < NEGLIGIBLE, 0)
-    return torch.polar(size, a_im[:, None] * steps)
+    phase = a_im[:, None] * steps
+    return torch.complex(size * phase.cos(), size * phase.sin())  # torch.polar is not vectorised
 
 
 def _moments(terms: Tensor, step: int) -> tuple[Tensor, Tensor]:
