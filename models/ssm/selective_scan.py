@@ -78,9 +78,9 @@ def selective_scan_loop(
     decay = torch.exp(dt[:, :, None] * A[:, :, None])  # (B, E, N, L)
     push = (dt * u)[:, :, None] * B
     state, outputs = torch.zeros_like(decay[..., 0]), []
-    for token in range(u.shape[-1]):
-        state = decay[..., token] * state + push[..., token]
-        outputs.append((state * C[..., token]).sum(-1))
+    for rate, gain, read in zip(decay.unbind(-1), push.unbind(-1), C.unbind(-1), strict=True):
+        state = rate * state + gain
+        outputs.append((state * read).sum(-1))
     y = torch.stack(outputs, dim=-1)
     y = y if D is None else y + D[:, None] * u
     return y if z is None else y * silu(z)
@@ -115,24 +115,25 @@ def _cuda_kernel() -> Callable[..., Tensor] | None:
 
 
 # The core is one opaque operator on u, dt (B, E, L); A (E, N); B, C (B, G, N, L); D (E), all of one dtype.
-# L splits into K chunks of c tokens. Inside, position comes first and channels last, so that one product
-# advances all chunks over contiguous memory: tokens (c, K, B, E), states (c, K, B, N, E).
+# L splits into K chunks of c tokens. Inside, tokens come first and channels last, so that one product advances
+# all chunks over long contiguous runs: tokens (K, c, B, E), states (K, c, B, N, E).
 
 
 @torch.library.custom_op("ssm::selective_scan", mutates_args=())
 def _scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor]:
     """y (B, E, L), and the state that enters each chunk (K, B, N, E): all that the backward keeps."""
-    steps, gains, Bs, Cs = (_chunked(x) for x in (dt, dt * u, B, C))
+    steps, gains, Bs, Cs = (_chunked(x) for x in (dt, u, B, C))
+    gains *= steps
     y, entering = torch.empty_like(steps), u.new_empty(_entering_shape(u, A))
     with torch.autocast(u.device.type, enabled=False):
         for rows, group, channels in _tiles(u, A, B):
             at = (..., rows, channels)
             rates = A[channels].T.contiguous()
-            decay = torch.exp(steps[at][..., None, :] * rates)  # (c, K, b, N, e)
+            decay = torch.exp(steps[at][..., None, :] * rates)  # (K, c, b, N, e)
             states = gains[at][..., None, :] * Bs[..., rows, group, :, None]
-            total = torch.exp(steps[at].sum(0)[..., None, :] * rates)
-            start = _enter_chunks(_fold(decay.unbind(), states.unbind()), total)
-            _sweep(decay.unbind(), states.unbind(), start)
+            total = torch.exp(steps[at].sum(1)[..., None, :] * rates)
+            start = _enter_chunks(_fold(decay.unbind(1), states.unbind(1)), total)
+            _sweep(decay.unbind(1), states.unbind(1), start)
             entering[:, rows, :, channels] = start
             y[at] = (Cs[..., rows, group, None, :] @ states).squeeze(-2)
     return _sequence(y, u.shape[-1]).addcmul_(D[:, None], u), entering
@@ -146,33 +147,34 @@ def _scan_backward(
 
     g_l = C_l dy_l + exp(dt_{l+1} A) g_{l+1}, the same recurrence from the other end.
     """
-    steps, gains, Bs, Cs, dys = (_chunked(x) for x in (dt, dt * u, B, C, dy))
-    later = _chunked(pad(dt[..., 1:], (0, 1)))  # the step that leads out of each token
+    steps, gains, Bs, Cs, dys = (_chunked(x) for x in (dt, u, B, C, dy))
+    gains *= steps
+    later = torch.cat([steps[:, 1:], pad(steps[1:, :1], (0, 0) * 3 + (0, 1))], dim=1)  # the step out of each token
     d_steps, d_gains = torch.empty_like(steps), torch.empty_like(steps)
     dA, dB, dC = A.new_zeros(A.shape), torch.zeros_like(Bs), torch.zeros_like(Cs)
     with torch.autocast(u.device.type, enabled=False):
         for rows, group, channels in _tiles(u, A, B):
             at, per_state = (..., rows, channels), (..., rows, group, slice(None))
             rates, step, start = A[channels].T.contiguous(), steps[at][..., None, :], entering[:, rows, :, channels]
-            decay = torch.exp(step * rates)  # (c, K, b, N, e)
+            decay = torch.exp(step * rates)  # (K, c, b, N, e)
             states = gains[at][..., None, :] * Bs[per_state][..., None]
-            _sweep(decay.unbind(), states.unbind(), start)
-            dC[per_state] += (states @ dys[at][..., None]).squeeze(-1)
+            _sweep(decay.unbind(1), states.unbind(1), start)
+            scratch = states * dys[at][..., None, :]  # and sum: faster than as many small matrix-vector products
+            dC[per_state] += scratch.sum(-1)
 
             adjoint = dys[at][..., None, :] * Cs[per_state][..., None]
-            total = torch.exp(later[at].sum(0)[..., None, :] * rates)
-            out_of_chunk = pad(decay[0, 1:], (0, 0) * 3 + (0, 1))
-            backwards = (out_of_chunk, *decay[1:].unbind()[::-1]), adjoint.unbind()[::-1]
+            total = torch.exp(later[at].sum(1)[..., None, :] * rates)
+            out_of_chunk = pad(decay[1:, 0], (0, 0) * 3 + (0, 1))
+            backwards = (out_of_chunk, *decay[:, 1:].unbind(1)[::-1]), adjoint.unbind(1)[::-1]
             _sweep(*backwards, _enter_chunks(_fold(*backwards), total, reverse=True))
-            dB[per_state] += (adjoint @ gains[at][..., None]).squeeze(-1)
+            dB[per_state] += torch.mul(adjoint, gains[at][..., None, :], out=scratch).sum(-1)
             d_gains[at] = (Bs[per_state][..., None, :] @ adjoint).squeeze(-2)
 
             # d(dt A) = g_l exp(dt A) h_{l-1}, in place of the decay.
-            decay[1:] *= states[:-1]
-            decay[0] *= start
+            decay[:, 1:] *= states[:, :-1]
+            decay[:, 0] *= start
             decay *= adjoint
-            torch.mul(decay, rates, out=states)
-            d_steps[at] = states.sum(-2)
+            d_steps[at] = torch.mul(decay, rates, out=scratch).sum(-2)
             dA[channels] += decay.mul_(step).sum((0, 1, 2)).T
     length = u.shape[-1]
     d_gain = _sequence(d_gains, length)
@@ -211,15 +213,18 @@ def _chunk_sizes(length: int) -> tuple[int, int]:
 
 
 def _chunked(x: Tensor) -> Tensor:
-    """(B, ..., L) -> (c, K, B, ...). A padded token has dt = 0: it keeps the state and adds nothing."""
-    c, K = _chunk_sizes(x.shape[-1])
-    x = pad(x, (0, K * c - x.shape[-1])).unflatten(-1, (K, c))
-    return x.movedim((-1, -2), (0, 1)).contiguous()
+    """(B, ..., L) -> (K, c, B, ...). A padded token has dt = 0: it keeps the state and adds nothing."""
+    length = x.shape[-1]
+    c, K = _chunk_sizes(length)
+    tokens = x.new_zeros(K * c, *x.shape[:-1])
+    tokens[:length].view(length, -1).copy_(x.reshape(-1, length).T)  # as a matrix: torch transposes those in blocks
+    return tokens.unflatten(0, (K, c))
 
 
 def _sequence(x: Tensor, length: int) -> Tensor:
     """The inverse of `_chunked`."""
-    return x.movedim((0, 1), (-1, -2)).flatten(-2)[..., :length].contiguous()
+    tokens = x.flatten(0, 1)[:length]
+    return tokens.reshape(length, -1).T.contiguous().view(*tokens.shape[1:], length)
 
 
 def _tiles(u: Tensor, A: Tensor, B: Tensor) -> Iterator[tuple[slice, int, slice]]:
