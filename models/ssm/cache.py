@@ -24,7 +24,7 @@ class TableCache:
     Guaranteed on the CPU: contents are compared, so any change is seen, even one through `p.data`
     that no counter records. On an accelerator a comparison would stall the queue: there a change is
     seen by the version counter, by identity and address, or by `clear`, which the owner calls on
-    train/eval, on loading and on moving. Copies and pickles of a cache are empty.
+    train/eval, on a forward pass with gradients, on loading and on moving. Copies and pickles of a cache are empty.
     """
 
     def __init__(self) -> None:

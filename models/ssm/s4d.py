@@ -70,6 +70,8 @@ class S4D(nn.Module):
         require(u.is_floating_point(), "u.dtype", u.dtype, "a floating-point dtype")
         if self._frozen(u):
             return s4d_apply(u, self._cached_tables(u))
+        if not torch.compiler.is_compiling():
+            self._tables.clear()  # training goes on: a fused optimiser moves no version counter
         return s4d(u, *self.modes(), _full(self.D))
 
     def modes(self) -> Modes:
