@@ -39,7 +39,9 @@ KILLS = 10
 
 def what_must_not_differ(directory: RunDirectory) -> dict[str, object]:
     last = CheckpointFolder(directory.checkpoints, directory.identity).load(IMAGES)
-    rows = [(row.metric, row.value, row.interval) for row in read_rows(directory.rows) if row.protocol != SPEED_PROTOCOL]
+    rows = [
+        (row.metric, row.value, row.interval) for row in read_rows(directory.rows) if row.protocol != SPEED_PROTOCOL
+    ]
     return {
         "weights, averages, moments": {name: tensor.numpy().tobytes() for name, tensor in last.tensors.items()},
         "counters": last.facts["trainer"],
