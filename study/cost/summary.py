@@ -1,0 +1,98 @@
+"""What one backbone costs on paper: parameters, MACs per part, and what follows from them for a run and a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from models.denoiser import DenoiserConfig, backbones, named_config, require
+from models.macs import Macs
+from study.cost.tracer import on_meta
+
+BACKWARD = 2  # a backward pass is two forward passes by convention; `tracer.training_macs` counts it exactly
+FLOPS_PER_MAC = 2
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of weights; `frozen` ones are fixed tables such as position embeddings."""
+
+    trainable: int
+    frozen: int
+
+    @property
+    def total(self) -> int:
+        return self.trainable + self.frozen
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One network at one resolution. MACs are per image and denoiser call unless the name says otherwise."""
+
+    name: str
+    config: DenoiserConfig
+    parameters: Parameters
+    macs: Macs
+
+    @property
+    def pixels(self) -> int:
+        """Side of the images, before any autoencoder."""
+        return self.config.size[0] * self.config.latent_factor
+
+    @property
+    def tokens(self) -> int:
+        return self.config.tokens()
+
+    @property
+    def training_macs(self) -> int:
+        """Forward and backward, per image."""
+        return (1 + BACKWARD) * self.macs.total
+
+    def run_macs(self, images: float) -> float:
+        """images x MACs: what the papers call a run's total Gflops, without the backward pass."""
+        return images * self.macs.total
+
+    def run_training_macs(self, images: float) -> float:
+        return images * self.training_macs
+
+    def train_pflops(self, images: float) -> float:
+        """True floating-point operations of a training run, in 1e15."""
+        return FLOPS_PER_MAC * self.run_training_macs(images) / 1e15
+
+    def sample_macs(self, steps: int, guided: bool) -> int:
+        """One generated image: every step calls the network once, twice under guidance; kernels are made once."""
+        return steps * (2 if guided else 1) * self.macs.total + self.macs.kernel
+
+
+def cost(name: str, config: DenoiserConfig | None = None) -> Cost:
+    """Cost a named size, or any config under a name of your choice."""
+    config = named_config(name) if config is None else config
+    return Cost(name, config, parameters(config), config.macs())
+
+
+def parameters(config: DenoiserConfig) -> Parameters:
+    """Counted on the network itself, built without memory."""
+    model = on_meta(config)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    fixed = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    return Parameters(trainable, fixed + sum(b.numel() for b in model.buffers() if b.is_floating_point()))
+
+
+def at_pixels(config: DenoiserConfig, pixels: int) -> DenoiserConfig:
+    """The same backbone for square images of `pixels` a side."""
+    factor = config.latent_factor
+    require(pixels > 0 and pixels % factor == 0, "size", pixels, f"a positive multiple of latent_factor={factor}")
+    return replace(config, size=(pixels // factor, pixels // factor))
+
+
+def with_fields(config: DenoiserConfig, fields: Mapping[str, object]) -> DenoiserConfig:
+    """The same backbone with fields replaced; an unknown one is refused by its config."""
+    known = config.__dataclass_fields__
+    for key in fields:
+        require(key in known, "field", key, f"one of {', '.join(known)}")
+    return replace(config, **fields)  # type: ignore[arg-type]
+
+
+def family(config: DenoiserConfig) -> str:
+    """The registered name of a config's backbone."""
+    return next(name for name, backbone in backbones().items() if backbone.config is type(config))
