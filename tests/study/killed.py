@@ -42,7 +42,7 @@ def _run(overrides: list[str], die_at_write: int | None) -> None:
 
 
 def _die_at_write(number: int) -> None:
-    """Every checkpoint has these moments: half of the tensors written; written, not yet in place; in place, no record."""
+    """Among them, in every checkpoint: half of the tensors written; all written, none in place; in place, no record."""
     writes = 0
     save_file, sync = study.checkpoint.save_file, study.atomic.sync
 
