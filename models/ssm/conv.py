@@ -89,7 +89,7 @@ def spectral_conv_backward(grad: Tensor, x: Tensor, spectra: Tensor) -> tuple[Te
     length, n = x.shape[-1], 2 * spectra.shape[-1] - 2
     grad_x = torch.empty_like(x)
     grad_filters = x.new_empty(*spectra.shape[:2], 2 * length - 1)
-    conjugates = spectra.conj().resolve_conj()
+    conjugates = spectra.conj_physical()  # the lazy conj() is lost inside a compiled operator
     transform, transform_grad = _PaddedTransform(x, n), _PaddedTransform(x, n, offset=length - 1)
     for slab in transform.slabs():
         signal = transform(x[slab]).conj_physical_()

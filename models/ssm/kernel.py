@@ -84,7 +84,7 @@ def split_kernel_backward(grad: Tensor, modes: Modes, powers: Powers) -> Modes:
     # d exp(a s) / da = s exp(a s): moments of order 0 and 1 over the steps s of each table.
     moment_0, moment_1 = _moments(coarse.conj_physical_().mul_(grad_coarse), stride)
     _, moment_fine = _moments(fine.mul_(grad_fine.conj_physical_()), 1)  # fine holds conj(a)
-    grad_a = (moment_1 * weights[:, 0].conj() + moment_fine).view_as(modes.a_re)
+    grad_a = (moment_1 * weights[:, 0].conj_physical() + moment_fine).view_as(modes.a_re)
     grad_c = (2 * moment_0).view_as(modes.a_re)
     return Modes(grad_a.real, grad_a.imag, grad_c.real, grad_c.imag)
 

@@ -1,0 +1,217 @@
+"""The fast core equals the textbook form, a recurrence stepped by hand, and its own derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.ssm import conv, core
+from models.ssm.core import s4d, textbook
+from models.ssm.kernel import Modes, discretise, power_tables, split_kernel, vandermonde_kernel
+from models.ssm.s4d import DISCRETISATIONS, initial_eigenvalues, s4d_macs
+
+LAYOUTS = ((1, 1), (2, 1), (2, 2))  # directions, streams: forward, sum, concat
+
+
+def example(
+    length: int, directions: int = 2, streams: int = 2, dtype: torch.dtype = torch.float64, rule: str = "zoh"
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Inputs of the operator as a fresh layer would make them: 3 channels, 4 modes, 2 sequences."""
+    generator = torch.Generator().manual_seed(length)
+    real, imaginary = initial_eigenvalues("lin", 8)
+    log_dt = torch.empty(directions, 3, dtype=dtype).uniform_(-5, -1, generator=generator)
+    A = real.to(dtype).expand(directions, 3, 4), imaginary.to(dtype).expand(directions, 3, 4)
+    C = [torch.randn(directions, 3, 4, dtype=dtype, generator=generator) for _ in range(2)]
+    modes = discretise(log_dt, A, (C[0], C[1]), rule)
+    u = torch.randn(2, length, 3, dtype=dtype, generator=generator)
+    skip = torch.randn(streams, 3, dtype=dtype, generator=generator)
+    inputs = (u, *(part.contiguous() for part in modes), skip)
+    return tuple(x.clone().requires_grad_() for x in inputs)  # type: ignore[return-value]
+
+
+def reference(u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor) -> Tensor:
+    return textbook(u, Modes(a_re, a_im, c_re, c_im), skip)
+
+
+def assert_equal_with_gradients(inputs: tuple[Tensor, ...], tolerance: float) -> None:
+    """Outputs and all gradients, relative to the largest entry of each."""
+    expected, actual = reference(*inputs), s4d(*inputs)
+    weights = torch.randn(expected.shape, dtype=expected.dtype, generator=torch.Generator().manual_seed(0))
+    pairs = zip(
+        (actual, *torch.autograd.grad((actual * weights).sum(), inputs)),
+        (expected, *torch.autograd.grad((expected * weights).sum(), inputs)),
+        strict=True,
+    )
+    for got, wanted in pairs:
+        atol = tolerance * (wanted.abs().max().item() + 1e-12)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=atol)
+
+
+@pytest.fixture(params=["direct", "transforms"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(core, "DIRECT_LENGTH", 10**6 if request.param == "direct" else 0)
+    return request.param
+
+
+@pytest.mark.parametrize("rule", DISCRETISATIONS)
+@pytest.mark.parametrize(("directions", "streams"), LAYOUTS)
+@pytest.mark.parametrize("length", [1, 2, 3, 16, 17, 31, 61, 97, 100])
+def test_fast_forms_equal_the_textbook(length: int, directions: int, streams: int, rule: str, form: str) -> None:
+    assert_equal_with_gradients(example(length, directions, streams, rule=rule), 1e-12)
+
+
+@pytest.mark.parametrize("length", [64, 65, 1024, 1009, 4096])
+def test_float32_is_as_exact_as_float32_can_be(length: int) -> None:
+    exact = example(length)
+    inputs = tuple(x.detach().float() for x in exact)
+    expected, actual = s4d(*exact), s4d(*inputs)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual.double(), expected.detach(), rtol=0, atol=5e-6 * expected.abs().max().item())
+
+
+def test_many_slabs_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv, "SLAB_BYTES", 2 * 8 * 2 * conv.transform_length(100))  # two of three channels
+    assert_equal_with_gradients(example(100), 1e-12)
+
+
+@pytest.mark.parametrize(("directions", "streams"), LAYOUTS)
+def test_gradcheck(directions: int, streams: int, form: str) -> None:
+    assert torch.autograd.gradcheck(s4d, example(5, directions, streams))
+
+
+@pytest.mark.parametrize("rule", DISCRETISATIONS)
+def test_recurrence_gives_the_same_outputs(rule: str) -> None:
+    """s' = A_d s + B_d u with y = 2 Re(C s') + D u, one token at a time, from continuous A."""
+    length, dt = 40, torch.tensor([0.3, 0.01], dtype=torch.float64)
+    A = torch.complex(-torch.tensor([0.5, 1.5, 0.2]), torch.tensor([0.0, 2.0, -7.0])).to(torch.complex128)
+    C = torch.randn(2, 3, dtype=torch.complex128)
+    u, skip = torch.randn(1, length, 2, dtype=torch.float64), torch.randn(1, 2, dtype=torch.float64)
+    z = dt[:, None] * A
+    if rule == "zoh":
+        A_d, B_d = z.exp(), (z.exp() - 1) / A
+    else:
+        A_d, B_d = (1 + z / 2) / (1 - z / 2), dt[:, None] / (1 - z / 2)
+    state, outputs = torch.zeros(2, 3, dtype=torch.complex128), []
+    for token in u[0]:
+        state = A_d * state + B_d * token[:, None]
+        outputs.append(2 * (C * state).sum(-1).real + skip[0] * token)
+    modes = discretise(dt.log()[None], (A.real.expand(1, 2, 3), A.imag.expand(1, 2, 3)), (C.real, C.imag), rule)
+    torch.testing.assert_close(s4d(u, *modes, skip)[0], torch.stack(outputs), rtol=1e-10, atol=1e-10)
+
+
+@given(length=st.integers(1, 90), layout=st.sampled_from(LAYOUTS), threshold=st.sampled_from([0, 64]))
+def test_any_length_equals_the_textbook(length: int, layout: tuple[int, int], threshold: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "DIRECT_LENGTH", threshold)
+        assert_equal_with_gradients(example(length, *layout), 1e-12)
+
+
+@given(length=st.integers(1, 70), at=st.integers(0, 69))
+def test_an_impulse_reaches_its_own_side_of_each_direction(length: int, at: int) -> None:
+    at %= length
+    u, *rest = (x.detach() for x in example(length))
+    impulse = torch.zeros_like(u)
+    impulse[:, at] = 1
+    y = s4d(impulse, *rest)
+    kernels = vandermonde_kernel(Modes(*rest[:4]), length)
+    forward, backward = y[0].mT[:3], y[0].mT[3:]
+    kernels[:, :, 0] += rest[4]  # the skip
+    torch.testing.assert_close(forward[:, at:], kernels[0, :, : length - at])
+    torch.testing.assert_close(backward[:, : at + 1], kernels[1, :, : at + 1].flip(-1))
+    assert forward[:, :at].abs().max().item() < 1e-12 if at else True
+    assert backward[:, at + 1 :].abs().max().item() < 1e-12 if at + 1 < length else True
+
+
+def test_sum_is_the_sum_of_concat() -> None:
+    u, *modes, skip = example(33)
+    two = s4d(u, *modes, skip).unflatten(-1, (2, 3)).sum(-2)
+    torch.testing.assert_close(s4d(u, *modes, skip.sum(0, keepdim=True)), two)
+
+
+def test_shifted_directions_share_no_tap() -> None:
+    u, kernels = torch.randn(2, 3, 9, dtype=torch.float64), torch.randn(2, 3, 9, dtype=torch.float64)
+    _, backward = conv.two_way_conv(u, kernels, shift=1)
+    for i in range(9):
+        expected = sum((kernels[1, :, j - i - 1] * u[..., j] for j in range(i + 1, 9)), torch.zeros(2, 3))
+        torch.testing.assert_close(backward[..., i], expected.double())
+
+
+@pytest.mark.parametrize("length", [1, 7, 256, 1000])
+def test_split_kernel_equals_vandermonde_also_when_modes_die_out(length: int) -> None:
+    _, a_re, a_im, c_re, c_im, _ = example(length, dtype=torch.float32)
+    modes = Modes(a_re * 100, a_im * 100, c_re, c_im)
+    expected = vandermonde_kernel(modes, length)
+    actual = split_kernel(modes, power_tables(modes, length), length)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_in_and_out_computes_in_float32(dtype: torch.dtype) -> None:
+    inputs = tuple(x.detach().float() for x in example(80))
+    u = inputs[0].to(dtype)
+    y = s4d(u, *inputs[1:])
+    assert y.dtype == dtype
+    assert torch.equal(y, s4d(u.float(), *inputs[1:]).to(dtype))
+
+
+@pytest.mark.parametrize("length", [20, 80])
+def test_autocast_changes_nothing(length: int) -> None:
+    inputs = tuple(x.detach().float().requires_grad_() for x in example(length))
+    plain = s4d(*inputs)
+    grads = torch.autograd.grad(plain.sum(), inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = s4d(*inputs)
+        assert torch.equal(mixed, plain)
+        for got, wanted in zip(torch.autograd.grad(mixed.sum(), inputs), grads, strict=True):
+            assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("length", [20, 80])
+def test_operators_are_registered_soundly(length: int) -> None:
+    """Fake outputs have the shapes, dtypes and strides of real ones; schemas tell the truth; autograd is traced."""
+    inputs = example(length)
+    torch.library.opcheck(s4d, inputs)
+    plain = tuple(x.detach() for x in inputs)
+    tables = core.s4d_tables(*plain[1:], length)
+    torch.library.opcheck(core.s4d_tables, (*plain[1:], length))
+    torch.library.opcheck(core.s4d_apply, (plain[0], tables))
+    torch.library.opcheck(core.s4d_backward, (s4d(*plain), *plain))
+
+
+@pytest.mark.parametrize(("directions", "streams"), LAYOUTS)
+@pytest.mark.parametrize("length", [16, 50, 128])
+def test_flop_counter_agrees_with_the_closed_form_whatever_the_form(length: int, directions: int, streams: int) -> None:
+    direction, join = ("both" if directions == 2 else "forward"), ("concat" if streams == 2 else "sum")
+    macs = s4d_macs(length, 3, 8, direction, join)
+    inputs = tuple(x.detach().to("meta").requires_grad_() for x in example(length, directions, streams))
+    with FlopCounterMode(display=False) as counter:
+        y = s4d(*inputs)
+    forward = counter.get_flop_counts()["Global"]
+    assert forward == {torch.ops.ssm.s4d: 2 * (2 * macs.fft + macs.kernel)}  # two sequences, one kernel
+    with FlopCounterMode(display=False) as counter:
+        y.sum().backward()
+    assert counter.get_total_flops() == 2 * sum(forward.values())
+
+
+def test_cached_operators_split_the_count() -> None:
+    u, *rest = (x.detach() for x in example(50))
+    macs = s4d_macs(50, 3, 8)
+    with FlopCounterMode(display=False) as counter:
+        core.s4d_apply(u, core.s4d_tables(*rest, 50))
+    counts = counter.get_flop_counts()["Global"]
+    assert counts == {torch.ops.ssm.s4d_apply: 4 * macs.fft, torch.ops.ssm.s4d_tables: 2 * macs.kernel}
+
+
+def test_macs_by_hand() -> None:
+    """L=4, H=1, one pair: transforms of length 8 cost 1.25 * 8 * 3 = 30; 5 bins of 3; 5 * 4 per kernel."""
+    assert s4d_macs(4, 1, 2, "both", "sum").parts() | {"elementwise": 0} == _parts(fft=2 * 30 + 15, kernel=40 + 30)
+    assert s4d_macs(4, 1, 2, "both", "concat").parts() | {"elementwise": 0} == _parts(fft=3 * 30 + 30, kernel=40 + 60)
+    assert s4d_macs(4, 1, 2, "forward", "concat").parts() | {"elementwise": 0} == _parts(fft=75, kernel=20 + 30)
+
+
+def _parts(fft: int, kernel: int) -> dict[str, int]:
+    return {"matmul": 0, "attention": 0, "fft": fft, "scan": 0, "kernel": kernel, "elementwise": 0}
