@@ -261,7 +261,25 @@ def log_file(path: Path) -> Iterator[None]:
     """Everything the harness says while this is active also goes to the run's own log."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    with listening(handler):
+        yield
+
+
+@contextmanager
+def console(terminal: bool) -> Iterator[None]:
+    """Plain lines; on a terminal, where the bar shows progress, only what needs attention. No tracebacks."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setLevel(logging.WARNING if terminal else logging.INFO)
+    handler.addFilter(lambda record: record.name != "study.traceback")
+    with listening(handler):
+        yield
+
+
+@contextmanager
+def listening(handler: logging.Handler) -> Iterator[None]:
     root = logging.getLogger("study")
+    root.setLevel(logging.INFO)
     root.addHandler(handler)
     try:
         yield
@@ -277,28 +295,17 @@ def exit_code(state: State) -> int:
     return 128 + signal.Signals[state.message.split()[-1]] if by_signal and state.message else 1
 
 
-def talk_to_console(terminal: bool) -> None:
-    """Plain lines; on a terminal, where the bar shows progress, only what needs attention."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.setLevel(logging.WARNING if terminal else logging.INFO)
-    handler.addFilter(lambda record: record.name != "study.traceback")
-    root = logging.getLogger("study")
-    root.setLevel(logging.INFO)
-    root.addHandler(handler)
-
-
 def main(arguments: Sequence[str]) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(__doc__)
         return 0
     terminal = sys.stderr.isatty()
-    talk_to_console(terminal)
     try:
-        config = resolve(arguments)
-        directory = RunDirectory.of(config)
-        log.info("run %s in %s", directory.identity, directory.path)
-        state = run(config, show_bar=terminal)
+        with console(terminal):
+            config = resolve(arguments)
+            directory = RunDirectory.of(config)
+            log.info("run %s in %s", directory.identity, directory.path)
+            state = run(config, show_bar=terminal)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -70,9 +70,7 @@ def flip_a_byte(path: Path, place: float) -> None:
 
 @pytest.mark.parametrize("place", [0.0, 0.02, 0.5, 0.98])
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
-def test_a_flipped_byte_falls_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, place: float
-) -> None:
+def test_a_flipped_byte_falls_back(tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, place: float) -> None:
     folder = filled(tmp_path, 10, 20)
     damaged = folder.path / f"{20:012d}{suffix}"
     flip_a_byte(damaged, place)
@@ -158,13 +156,15 @@ def test_a_failed_write_keeps_the_old_ones(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(study.checkpoint, "save_file", full_disk)
-    with pytest.raises(CheckpointWriteError, match="cannot write checkpoint .*30.safetensors: No space left on device"):
+    with pytest.raises(
+        CheckpointWriteError, match=r"cannot write checkpoint .*30\.safetensors: No space left on device"
+    ):
         folder.save(checkpoint_at(30))
     assert list(folder.newest_first()) == [20, 10]
     assert not list(folder.path.glob(".*"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Path:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -10,46 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from study.checkpoint import CheckpointFolder
 from study.compose import resolve
-from study.results import read_rows
-from study.rows import SPEED_PROTOCOL
 from study.run_directory import RunDirectory, Status
 from tests.study.killed import start, warm_up
+from tests.study.short_run import IMAGES, RUN, what_must_not_differ
 
-IMAGES = 48
-RUN = [
-    f"train.images={IMAGES}",
-    "train.batch=4",
-    "train.ema=[0.99,0.9]",
-    "train.flip=true",
-    "train.validate_every=16",
-    "train.validate_images=4",
-    "train.validate_bins=2",
-    "sample.count=4",
-    "sample.sampler.steps=3",
-    "machine.threads=1",
-    "log.every=4",
-    "log.checkpoint_every=8",
-    "log.save_samples=true",
-]
 BACKBONES = ("dit-tiny", "diffussm-tiny", "patchssm-tiny", "dis-tiny", "unet-tiny")
 KILLS = 10
-
-
-def what_must_not_differ(directory: RunDirectory) -> dict[str, object]:
-    last = CheckpointFolder(directory.checkpoints, directory.identity).load(IMAGES)
-    rows = [
-        (row.metric, row.value, row.interval) for row in read_rows(directory.rows) if row.protocol != SPEED_PROTOCOL
-    ]
-    return {
-        "weights, averages, moments": {name: tensor.numpy().tobytes() for name, tensor in last.tensors.items()},
-        "counters": last.facts["trainer"],
-        "curve": directory.curve.read_bytes(),
-        "grid": directory.grid.read_bytes(),
-        "samples": (directory.samples / "adm.npz").read_bytes(),
-        "rows": rows,
-    }
 
 
 def finish(overrides: list[str]) -> RunDirectory:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -104,7 +103,9 @@ def test_backbones_share_their_random_numbers() -> None:
     """Common random numbers: another network, with dropout and draws of its own, sees the same batch."""
     small, other = Trainer(config(), CPU), Trainer(resolve(["backbone=unet-tiny", "train.batch=8"]), CPU)
     other.step()
-    for mine, theirs in zip(small.draws.batch(small.network, 8, 8), other.draws.batch(other.network, 8, 8), strict=True):
+    for mine, theirs in zip(
+        small.draws.batch(small.network, 8, 8), other.draws.batch(other.network, 8, 8), strict=True
+    ):
         assert mine is not None
         assert torch.equal(mine, theirs)
 
@@ -291,7 +292,7 @@ def test_autocast_stays_near_fp32(monkeypatch: pytest.MonkeyPatch, precision: st
     assert reduced.take_loss()["loss"] == pytest.approx(full.take_loss()["loss"], rel=0.02)
 
 
-def test_data_stay_where_the_run_trains(tmp_path: Path) -> None:
+def test_batches_index_the_resident_set() -> None:
     trainer = Trainer(config(), CPU)
     batch = trainer.draws.batch(trainer.network, 0, 4)
     index = trainer.draws._indices(0, 4)
