@@ -108,25 +108,42 @@ def _convolve(u: Tensor, tables: Tensor) -> Tensor:
 
 
 def channels_first(u: Tensor, streams: int = 1) -> Tensor:
-    """(B, L, streams * H) -> (streams, H, B, L) as one 2-D transposition, the one layout change torch has fast."""
+    """(B, L, streams * H), held as such or as (B, streams * H, L), -> (streams, H, B, L)."""
     b, length, _ = u.shape
+    if _is_transposed(u):
+        return u.mT.unflatten(1, (streams, -1)).permute(1, 2, 0, 3).contiguous()
+    # One 2-D transposition, the only one that torch does in blocks.
     return u.reshape(b * length, -1).t().contiguous().view(streams, -1, b, length)
 
 
 def _tokens_first(y: Tensor, like: Tensor) -> Tensor:
-    """(streams, H, B, L) -> (B, L, streams * H) in the dtype of `like`."""
+    """(streams, H, B, L) -> (B, L, streams * H) in the dtype of `like`, and held as `like` is."""
     streams, h, b, length = y.shape
-    return y.to(like.dtype).view(streams * h, b * length).t().contiguous().view(b, length, streams * h)
+    y = y.to(like.dtype)
+    if _is_transposed(like):
+        return y.permute(2, 0, 1, 3).flatten(1, 2).contiguous().mT
+    return y.view(streams * h, b * length).t().contiguous().view(b, length, streams * h)
+
+
+def _is_transposed(u: Tensor) -> bool:
+    """Whether (B, L, H) is a view of a contiguous (B, H, L), as convolutional layers hold it."""
+    return u.mT.is_contiguous() and not u.is_contiguous()
+
+
+def _empty_like(u: Tensor, channels: int) -> Tensor:
+    """(B, L, channels) held as u is."""
+    b, length, _ = u.shape
+    return u.new_empty(b, channels, length).mT if _is_transposed(u) else u.new_empty(b, length, channels)
 
 
 @s4d.register_fake
 def _(u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor) -> Tensor:
-    return u.new_empty(u.shape[0], u.shape[1], skip.shape[0] * skip.shape[1])
+    return _empty_like(u, skip.shape[0] * skip.shape[1])
 
 
 @s4d_backward.register_fake
-def _(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(x.shape) for x in inputs)
+def _(grad: Tensor, u: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+    return _empty_like(u, u.shape[2]), *(part.new_empty(part.shape) for part in parts)
 
 
 @s4d_tables.register_fake
@@ -139,7 +156,7 @@ def _(a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor, leng
 
 @s4d_apply.register_fake
 def _(u: Tensor, tables: Tensor) -> Tensor:
-    return u.new_empty(u.shape[0], u.shape[1], tables.shape[0] * tables.shape[1])
+    return _empty_like(u, tables.shape[0] * tables.shape[1])
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -126,6 +126,16 @@ def test_an_impulse_reaches_its_own_side_of_each_direction(length: int, at: int)
     assert backward[:, at + 1 :].abs().max().item() < 1e-12 if at + 1 < length else True
 
 
+@pytest.mark.parametrize(("directions", "streams"), LAYOUTS)
+def test_sequences_held_channels_first_stay_so(directions: int, streams: int, form: str) -> None:
+    u, *rest = example(23, directions, streams)
+    held = u.detach().mT.contiguous().mT.requires_grad_()
+    assert_equal_with_gradients((held, *rest), 1e-12)
+    y = s4d(held, *rest)
+    assert y.mT.is_contiguous()
+    assert torch.equal(y, s4d(u, *rest))
+
+
 def test_sum_is_the_sum_of_concat() -> None:
     u, *modes, skip = example(33)
     two = s4d(u, *modes, skip).unflatten(-1, (2, 3)).sum(-2)
@@ -170,10 +180,13 @@ def test_autocast_changes_nothing(length: int) -> None:
             assert torch.equal(got, wanted)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("length", [20, 80])
-def test_operators_are_registered_soundly(length: int) -> None:
+def test_operators_are_registered_soundly(length: int, transposed: bool) -> None:
     """Fake outputs have the shapes, dtypes and strides of real ones; schemas tell the truth; autograd is traced."""
     inputs = example(length)
+    if transposed:
+        inputs = (inputs[0].detach().mT.contiguous().mT.requires_grad_(), *inputs[1:])
     torch.library.opcheck(s4d, inputs)
     plain = tuple(x.detach() for x in inputs)
     tables = core.s4d_tables(*plain[1:], length)
