@@ -261,23 +261,6 @@ def log_file(path: Path) -> Iterator[None]:
     """Everything the harness says while this is active also goes to the run's own log."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    with listening(handler):
-        yield
-
-
-@contextmanager
-def console(terminal: bool) -> Iterator[None]:
-    """Plain lines; on a terminal, where the bar shows progress, only what needs attention. No tracebacks."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.setLevel(logging.WARNING if terminal else logging.INFO)
-    handler.addFilter(lambda record: record.name != "study.traceback")
-    with listening(handler):
-        yield
-
-
-@contextmanager
-def listening(handler: logging.Handler) -> Iterator[None]:
     root = logging.getLogger("study")
     root.setLevel(logging.INFO)
     root.addHandler(handler)
@@ -286,6 +269,18 @@ def listening(handler: logging.Handler) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         handler.close()
+
+
+def talk_to_console(terminal: bool) -> logging.Handler:
+    """Plain lines; on a terminal, where the bar shows progress, only what needs attention. No tracebacks."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setLevel(logging.WARNING if terminal else logging.INFO)
+    handler.addFilter(lambda record: record.name != "study.traceback")
+    root = logging.getLogger("study")
+    root.setLevel(logging.INFO)
+    root.addHandler(handler)
+    return handler
 
 
 def exit_code(state: State) -> int:
@@ -300,17 +295,19 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return 0
     terminal = sys.stderr.isatty()
+    handler = talk_to_console(terminal)
     try:
-        with console(terminal):
-            config = resolve(arguments)
-            directory = RunDirectory.of(config)
-            log.info("run %s in %s", directory.identity, directory.path)
-            state = run(config, show_bar=terminal)
+        config = resolve(arguments)
+        directory = RunDirectory.of(config)
+        log.info("run %s in %s", directory.identity, directory.path)
+        state = run(config, show_bar=terminal)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        logging.getLogger("study").removeHandler(handler)
     if state.status is Status.DONE:
         print(summary(directory))
     return exit_code(state)
