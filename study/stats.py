@@ -16,7 +16,7 @@ Interval: TypeAlias = tuple[float, float]
 LEVEL = 0.95
 
 
-def t_quantile(degrees: int, level: float = LEVEL) -> float:
+def t_quantile(degrees: float, level: float = LEVEL) -> float:
     """Student's t: how many standard errors the central `level` reaches."""
     return float(scipy.stats.t.ppf((1 + level) / 2, degrees))
 

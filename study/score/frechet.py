@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.denoiser import require
 from study.score.halves import Halves, halves
+from study.score.strata import Strata, independent
 
 Array = NDArray[np.float64]
 
@@ -100,7 +101,11 @@ def congruence(covariance: Array, b: Moments) -> Array:
 
 
 def frechet_halves(
-    samples: NDArray[np.floating], reference: NDArray[np.floating] | Moments, pairs: int, generator: np.random.Generator
+    samples: NDArray[np.floating],
+    reference: NDArray[np.floating] | Moments,
+    pairs: int,
+    generator: np.random.Generator,
+    strata: tuple[Strata, Strata] | None = None,
 ) -> Halves:
     """The distance, its limit for many images, and their uncertainty.
 
@@ -108,9 +113,9 @@ def frechet_halves(
     distributions; one given as statistics only stays, and the limit is the distance to exactly these.
     """
     fixed = reference if isinstance(reference, Moments) else None
-    m = 0 if isinstance(reference, Moments) else len(reference)
+    ours, theirs = strata or (independent(len(samples)), independent(0 if fixed else len(reference)))  # type: ignore[arg-type]
 
     def distance(x: NDArray[np.intp], y: NDArray[np.intp]) -> float:
         return frechet(moments(samples[x]), fixed or moments(reference[y]))  # type: ignore[index]
 
-    return halves(distance, len(samples), m, pairs, generator)
+    return halves(distance, ours, independent(0) if fixed else theirs, pairs, generator)

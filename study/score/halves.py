@@ -5,6 +5,9 @@ halves A and B:
     (T_A + T_B)/2 - T_N   has mean c/N, the extrapolation in 1/N, and the quadratic noise's variance;
     (T_A - T_B)/2         has mean 0 and the linear noise's variance, plus twice the quadratic one's.
 Unlike the bootstrap it never sees an image twice, which a distance would take for structure.
+
+The linear variance of a distance grows with the distance itself, so an interval of constant width would
+miss above; as in Wilson's interval for a proportion, the variance is taken at each candidate value.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.denoiser import require
+from study.score.strata import Strata
 from study.stats import Interval, t_quantile
 
 Statistic = Callable[[NDArray[np.intp], NDArray[np.intp]], float]
@@ -26,48 +30,67 @@ Statistic = Callable[[NDArray[np.intp], NDArray[np.intp]], float]
 class Halves:
     value: float  # at (n, m)
     limit: float  # extrapolated to 1/n = 1/m = 0
-    sd: float  # of the value over draws of samples and reference
-    limit_sd: float
+    linear: float  # variance over draws of samples and reference, by its two sources
+    quadratic: float
     pairs: int
     sizes: tuple[int, int]  # images of the samples at the two points of the extrapolation
     at_sizes: tuple[float, float]
 
+    @property
+    def sd(self) -> float:
+        return (self.linear + self.quadratic) ** 0.5
+
     def interval(self) -> Interval:
         """95 %, for the expected value at this N."""
-        return self._around(self.value, self.sd)
+        low, high = self._around_limit(self.quadratic)
+        return low + self.value - self.limit, high + self.value - self.limit
 
     def limit_interval(self) -> Interval:
         """95 %, for the value of infinitely many images."""
-        return self._around(self.limit, self.limit_sd)
+        return self._around_limit(self.quadratic * (1 + 1 / self.pairs))
 
-    def _around(self, centre: float, sd: float) -> Interval:
-        reach = t_quantile(self.pairs) * sd
-        return centre - reach, centre + reach
+    def _around_limit(self, quadratic: float) -> Interval:
+        """All values v with (limit - v)^2 <= t^2 (quadratic + growth v)."""
+        sd = (self.linear + quadratic) ** 0.5
+        if sd == 0:
+            return self.limit, self.limit
+        t = t_quantile(self._degrees())
+        skew = t * t * self.linear / max(self.limit, sd) / 2
+        reach = (t * t * sd * sd + skew * skew) ** 0.5
+        return self.limit + skew - reach, self.limit + skew + reach
+
+    def _degrees(self) -> float:
+        """Satterthwaite's: the variance is (T_A - T_B)^2/4 less the excess's variance, each from `pairs` splits."""
+        total, difference = self.linear + self.quadratic, self.linear + 2 * self.quadratic
+        return max(1.0, self.pairs * total**2 / (difference**2 + self.quadratic**2))
 
 
-def halves(statistic: Statistic, n: int, m: int, pairs: int, generator: np.random.Generator) -> Halves:
-    """`pairs` random splits; m = 0 leaves the reference alone."""
+def halves(
+    statistic: Statistic, samples: Strata, reference: Strata, pairs: int, generator: np.random.Generator
+) -> Halves:
+    """`pairs` random splits, each stratum in equal parts; an empty reference is left alone."""
+    n, m = len(samples), len(reference)
     require(pairs >= 2, "pairs", pairs, "at least 2")
-    require(n >= 4 and (m >= 4 or m == 0), "n", (n, m), "at least 4 images to be halved")
+    require(n >= 4 and (m >= 4 or m == 0), "images", (n, m), "at least 4 to be halved")
     whole = statistic(np.arange(n), np.arange(m))
-    splits = [(split(n, generator), split(m, generator)) for _ in range(pairs)]
+    splits = [(split(samples, generator), split(reference, generator)) for _ in range(pairs)]
     parts = np.array([[statistic(x[side], y[side]) for side in (0, 1)] for x, y in splits])  # (pairs, 2)
     excess = parts.mean(axis=1) - whole
-    linear = float(np.mean((parts[:, 0] - parts[:, 1]) ** 2)) / 4
-    quadratic = float(np.var(excess, ddof=1))
-    variance = max(linear - quadratic, linear / 2)  # half: nothing but quadratic noise
+    difference = float(np.mean((parts[:, 0] - parts[:, 1]) ** 2)) / 4
+    quadratic = min(float(np.var(excess, ddof=1)), difference / 2)
     return Halves(
         value=whole,
         limit=whole - float(excess.mean()),
-        sd=variance**0.5,
-        limit_sd=(variance + quadratic / pairs) ** 0.5,
+        linear=difference - 2 * quadratic,
+        quadratic=quadratic,
         pairs=pairs,
         sizes=(n, n // 2),
         at_sizes=(whole, float(parts.mean())),
     )
 
 
-def split(count: int, generator: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Two disjoint halves; of an odd count one stays out."""
-    order = generator.permutation(count)
-    return order[: count // 2], order[count // 2 : 2 * (count // 2)]
+def split(strata: Strata, generator: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Two disjoint halves that share out every stratum; of an odd count one stays out."""
+    order = generator.permutation(len(strata))
+    order = order[np.argsort(strata[order], kind="stable")]
+    return order[0 : len(order) // 2 * 2 : 2], order[1::2]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.denoiser import require
+from study.score.strata import Strata, independent
 from study.stats import Interval, normal_quantile
 
 Array = NDArray[np.float64]
@@ -32,53 +33,81 @@ class KernelDistance:
 
 
 @dataclass(frozen=True)
-class KernelSums:
-    """One kernel matrix: means of its rows and of its columns, and the mean of its squares."""
+class KernelMeans:
+    """One kernel matrix (n, m), averaged over the strata of its columns, of its rows, and over all."""
 
-    rows: Array
-    columns: Array
-    square: float
+    by_row: Array  # (n, strata of the columns)
+    by_column: Array  # (strata of the rows, m)
+    cells: Array  # (strata of the rows, strata of the columns)
+    square: float  # mean of the squares
+    row_shares: Array  # of the strata
+    column_shares: Array
+
+    @property
+    def rows(self) -> Array:
+        return self.by_row @ self.column_shares
+
+    @property
+    def columns(self) -> Array:
+        return self.row_shares @ self.by_column
 
     @property
     def mean(self) -> float:
-        return float(self.rows.mean())
+        return float(self.row_shares @ self.cells @ self.column_shares)
 
-    def second_order(self) -> float:
-        """Variance of what rows and columns do not explain: the doubly centred kernel's."""
-        explained = self.rows.var() + self.columns.var() + self.mean**2
-        return max(self.square - float(explained), 0.0)
+    def of_pairs(self) -> float:
+        """Variance that neither an image's row nor its column explains, within the cells of strata."""
+        rows = float((self.by_row**2 @ self.column_shares).mean())
+        columns = float((self.row_shares @ self.by_column**2).mean())
+        cells = float(self.row_shares @ self.cells**2 @ self.column_shares)
+        return max(self.square - rows - columns + cells, 0.0)
 
 
-def kernel_distance(samples: NDArray[np.floating], reference: NDArray[np.floating]) -> KernelDistance:
+def kernel_distance(
+    samples: NDArray[np.floating], reference: NDArray[np.floating], strata: tuple[Strata, Strata] | None = None
+) -> KernelDistance:
     """Squared MMD and its standard deviation.
 
     The row means' variance counts the noise of pairs twice (Hoeffding); what pairs contribute is taken off once.
     """
     require(samples.shape[1] == reference.shape[1], "features.d", samples.shape[1], f"{reference.shape[1]}")
     n, m = len(samples), len(reference)
-    require(min(n, m) >= 2, "features.n", min(n, m), "at least 2 images")
+    require(min(n, m) >= 2, "images", min(n, m), "at least 2")
     x, y = samples.astype(np.float64), reference.astype(np.float64)
-    xx, yy, xy = kernel_sums(x, x, within=True), kernel_sums(y, y, within=True), kernel_sums(x, y)
-    first = 4 * float((xx.rows - xy.rows).var(ddof=1)) / n + 4 * float((yy.rows - xy.columns).var(ddof=1)) / m
-    pairs = 2 * xx.second_order() / n**2 + 2 * yy.second_order() / m**2 + 4 * xy.second_order() / (n * m)
+    a, b = strata or (independent(n), independent(m))
+    xx, yy, xy = kernel_means(x, x, a, a, within=True), kernel_means(y, y, b, b, within=True), kernel_means(x, y, a, b)
+    first = 4 * within_variance(xx.rows - xy.rows, a) / n + 4 * within_variance(yy.rows - xy.columns, b) / m
+    pairs = 2 * xx.of_pairs() / n**2 + 2 * yy.of_pairs() / m**2 + 4 * xy.of_pairs() / (n * m)
     variance = max(first - pairs, first / 2)
     return KernelDistance(xx.mean + yy.mean - 2 * xy.mean, variance**0.5, (n, m))
 
 
-def kernel_sums(x: Array, y: Array, within: bool = False) -> KernelSums:
+def kernel_means(x: Array, y: Array, a: Strata, b: Strata, within: bool = False) -> KernelMeans:
     """In blocks of rows; `within` one set, an image is not compared with itself."""
-    partners = len(y) - within
-    rows = np.empty(len(x))
-    columns = np.zeros(len(y))
+    members_x, members_y = np.eye(a.max() + 1)[a], np.eye(b.max() + 1)[b]  # (n, strata), (m, strata)
+    sums = np.empty((len(x), members_y.shape[1]))
+    by_column = np.zeros((members_x.shape[1], len(y)))
     square = 0.0
     for start in range(0, len(x), BLOCK):
         block = polynomial_kernel(x[start : start + BLOCK], y)
         if within:
             np.fill_diagonal(block[:, start:], 0.0)
-        rows[start : start + BLOCK] = block.sum(axis=1) / partners
-        columns += block.sum(axis=0)
+        sums[start : start + BLOCK] = block @ members_y
+        by_column += members_x[start : start + BLOCK].T @ block
         square += float(np.sum(block**2))
-    return KernelSums(rows, columns / (len(x) - within), square / (len(x) * partners))
+    in_x, in_y = members_x.sum(axis=0), members_y.sum(axis=0)
+    themselves = members_x if within else np.zeros((len(x), len(in_y)))
+    by_row = sums / (in_y - themselves)
+    by_column /= (in_x - themselves).T if within else in_x[:, None]
+    cells = (members_x.T @ by_row) / in_x[:, None]
+    return KernelMeans(by_row, by_column, cells, square / (len(x) * (len(y) - within)), in_x / len(x), in_y / len(y))
+
+
+def within_variance(values: Array, strata: Strata) -> float:
+    """Of what the stratum's mean does not explain."""
+    counts = np.bincount(strata)
+    means = np.bincount(strata, weights=values) / counts
+    return float(np.sum((values - means[strata]) ** 2)) / (len(values) - len(counts))
 
 
 def polynomial_kernel(x: Array, y: Array) -> Array:

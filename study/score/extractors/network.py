@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,9 @@ class Extractor(nn.Module):
         cells = (config.side >> len(config.widths)) ** 2
         self.hidden = nn.Linear(config.widths[-1] * cells, config.hidden)
         self.head = nn.Linear(config.hidden, config.classes)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         self.register_buffer("mean", torch.zeros(config.features))
         self.register_buffer("gain", torch.ones(config.features))
 
@@ -61,7 +65,9 @@ class Extractor(nn.Module):
     def prepare(self, images: Tensor) -> Tensor:
         expected = (self.config.channels, self.config.side, self.config.side)
         require(images.dtype == torch.uint8, "images.dtype", images.dtype, "torch.uint8")
-        require(tuple(images.shape[1:]) == expected, "images.shape", tuple(images.shape), f"(N, C, H, W) = N, {expected}")
+        require(
+            tuple(images.shape[1:]) == expected, "images.shape", tuple(images.shape), f"(N, C, H, W) = N, {expected}"
+        )
         return to_float(images)
 
     def logits(self, x: Tensor) -> Tensor:
@@ -70,7 +76,8 @@ class Extractor(nn.Module):
     def groups(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Float images -> hidden layer (B, hidden), mean activations of the first two convolutions (B, width) each."""
         low_level = []
-        for first, second in self.stages:  # type: ignore[misc]  # each stage is a pair
+        for stage in self.stages:
+            first, second = cast(nn.ModuleList, stage)
             x = F.relu(first(x))
             low_level.append(x.mean(dim=(2, 3)))
             x = F.relu(second(x))

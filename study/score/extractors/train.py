@@ -31,9 +31,9 @@ MOST_BYTES = 200_000
 
 @dataclass(frozen=True)
 class Recipe:
-    steps: int = 1000
+    steps: int = 800
     batch: int = 128
-    rate: float = 6e-3
+    rate: float = 4e-3
     smoothing: float = 0.05
     noise: float = 0.1  # largest standard deviation of the noise added, images being in [-1, 1]
     seed: int = 0

@@ -1,0 +1,164 @@
+"""Score samples against a reference.
+
+    python -m study.score SAMPLES REFERENCE [--metrics fd kd agreement ...]
+
+SAMPLES and REFERENCE are each an npz file (ours or ADM's), a folder of PNGs, a run id, or an embedded data
+set such as `glyphs16` or `glyphs16/heldout`. A run id needs no REFERENCE: its own data's is taken.
+Exit codes: 0 all computed, 1 some not (the reason is in the table), 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from study.data import dataset
+from study.score.inception import SHA256, InceptionWeights
+from study.score.pictures import Pictures, read, read_data, reference_of_run
+from study.score.scoring import Options, Score, draw_size, own_space, score
+
+IN_OWN_SPACE = ("agreement", "fd", "fd_inf", "kd", "precision_", "recall_", "density_", "coverage_", "swd")
+IN_INCEPTION = ("fid", "sfid", "is", "kid", "precision", "recall", "swd")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = parser().parse_args(arguments)
+    torch.set_float32_matmul_precision("highest")
+    try:
+        samples = read(given.samples, given.results, given.n)
+        reference = read_reference(given)
+        metrics = given.metrics or default_metrics(samples, reference)
+        weights = InceptionWeights(given.inception_weights, given.inception_sha256)
+        cache = None if given.no_cache else cache_folder()
+        options = Options(given.n, given.draws, given.seed, weights, given.device, cache)
+        with Bar() as bar:
+            floor = real(reference, draw_size(samples, options))
+            below = (
+                score(floor, reference, metrics, Options(None, 1, given.seed, weights, given.device, cache), bar.tell)
+                if floor
+                else []
+            )
+            scores = score(samples, reference, metrics, options, bar.tell)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    show(samples, reference, scores, below)
+    if given.json:
+        Path(given.json).write_text(json.dumps([plain(one) for one in scores], indent=2) + "\n", encoding="utf-8")
+    return 1 if any(one.value is None for one in scores) else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m study.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("samples", metavar="SAMPLES")
+    add("reference", metavar="REFERENCE", nargs="?")
+    add(
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="fid sfid is kid precision recall density coverage, swd, or in "
+        "another feature space fd fd_inf kd precision_SPACE ... and agreement",
+    )
+    add("--n", type=int, help="samples per draw (default: all)")
+    add("--draws", type=int, default=1, help="disjoint draws of n samples, for the spread over sampling seeds")
+    add("--seed", type=int, default=0, help="of projections and splits")
+    add("--device", default="cpu")
+    add("--results", default="results", help="where runs are")
+    add("--inception-weights", metavar="FILE", help="default: torch's hub cache")
+    add("--inception-sha256", metavar="HEX", default=SHA256, help="of another network's weights, if wanted")
+    add("--no-cache", action="store_true", help="compute the reference's features again")
+    add("--json", metavar="FILE", help="write the scores, protocols included")
+    return made
+
+
+def read_reference(given: argparse.Namespace) -> Pictures:
+    if given.reference:
+        return read(given.reference, given.results)
+    run = Path(given.results) / "runs" / given.samples
+    if not run.is_dir():
+        raise ValueError(f"REFERENCE is missing: {given.samples!r} is not a run under {given.results}/runs")
+    return reference_of_run(run)
+
+
+def default_metrics(samples: Pictures, reference: Pictures) -> list[str]:
+    own = own_space(samples, reference)
+    if own is None:
+        return list(IN_INCEPTION)
+    labelled = samples.labels is not None
+    return [f"{name}{own}" if name.endswith("_") else name for name in IN_OWN_SPACE if labelled or name != "agreement"]
+
+
+def real(reference: Pictures, n: int) -> Pictures | None:
+    """As many held-out real images as there are samples, or all there are; None if it is not known of what."""
+    if reference.data is None:
+        return None
+    limits = dataset(reference.data).limits
+    return read_data(reference.data, "heldout", n if limits is None else min(n, limits[1]))
+
+
+def cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "diffusion-backbone-study" / "references"
+
+
+class Bar:
+    """One line per set of images on its way through an extractor, on standard error."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._tasks: dict[tuple[str, int], TaskID] = {}
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        if (what, total) not in self._tasks:
+            self._tasks[what, total] = self._progress.add_task(what, total=total)
+        self._progress.advance(self._tasks[what, total], done)
+
+
+def show(samples: Pictures, reference: Pictures, scores: Sequence[Score], floor: Sequence[Score]) -> None:
+    """The floor first: what real images score that the reference does not hold."""
+    table = Table(title=f"against {len(reference)} images of {reference.name}")
+    for column, align in (("images", "left"), ("metric", "left"), ("value", "right"), ("95 %", "left"), ("", "left")):
+        table.add_column(column, justify="right" if align == "right" else "left")
+    for name, lines in (("real, held out", floor), (samples.name, scores)):
+        for one in lines:
+            table.add_row(name, one.metric, *cells(one))
+        table.add_section()
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def cells(one: Score) -> tuple[str, str, str]:
+    """Value, interval, and units with the spread over draws, or the reason why there is none."""
+    if one.value is None:
+        return "n/a", "", one.reason
+    interval = f"[{one.interval[0]:.4g}, {one.interval[1]:.4g}]" if one.interval else ""
+    spread = f"{len(one.draws)} draws: {min(one.draws):.4g} to {max(one.draws):.4g}" if one.draws else ""
+    return f"{one.value:.4g}", interval, f"{one.units} {spread}".strip()
+
+
+def plain(one: Score) -> dict[str, object]:
+    return {**asdict(one), "protocol_id": one.protocol.id}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""Samples against a reference: features once per space, then every metric, each with its N, interval and protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.denoiser import require
+from study.atomic import canonical_json, write_file
+from study.results import Row
+from study.score.agreement import agreement_hits
+from study.score.extractors import manifest
+from study.score.frechet import Moments
+from study.score.inception import InceptionWeights
+from study.score.metrics import AGREEMENT, ESTIMATORS, SLICED, Compared, Estimate, Metric, parse, swd
+from study.score.pictures import Pictures
+from study.score.protocol import Protocol, size_label
+from study.score.spaces import INCEPTION, Features, Space, missing, open_space, sha256_of_space
+from study.score.strata import Strata, strata_of
+from study.stats import Interval, t_interval, wilson_interval
+
+log = logging.getLogger(__name__)
+
+Told = Callable[[str, int, int], None]
+"""(what, images done by this call, images in all)"""
+
+
+FRECHET = ("fd", "fd_inf")
+WITHOUT_REFERENCE = ("is", AGREEMENT)
+
+
+@dataclass(frozen=True)
+class Options:
+    n: int | None = None  # samples per draw; None: all of them
+    draws: int = 1  # disjoint draws of n samples
+    seed: int = 0  # of projections, splits and halves
+    weights: InceptionWeights = field(default_factory=InceptionWeights)
+    device: str = "cpu"
+    cache: Path | None = None  # folder for the reference's features
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric. A value of None has a reason instead."""
+
+    metric: str  # with its N: fd_glyphs16@5k
+    protocol: Protocol
+    value: float | None
+    units: str = ""
+    interval: Interval | None = None  # 95 %: over draws of images, or over the disjoint draws if there are several
+    draws: tuple[float, ...] = ()  # the value of each disjoint draw
+    reason: str = ""
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+def score(
+    samples: Pictures,
+    reference: Pictures,
+    metrics: Sequence[str],
+    options: Options | None = None,
+    told: Told = lambda what, done, total: None,
+) -> list[Score]:
+    """One Score per metric, in the order asked for."""
+    options = options or Options()
+    check_sizes(samples, reference, options)
+    asked = [parse(name, own_space(samples, reference)) for name in metrics]
+    scoring = _Scoring(samples, reference, asked, options, told)
+    return [scoring.score(metric) for metric in asked]
+
+
+def unavailable(metrics: Iterable[str], data: str | None, weights: InceptionWeights) -> dict[str, str]:
+    """{metric: why it cannot be computed here}, to be asked before a run is started."""
+    spaces = {name: parse(name, data if data in manifest() else None).space for name in metrics}
+    reasons = {space: missing(space, weights) for space in set(spaces.values()) - {""}}
+    return {name: reason for name, space in spaces.items() if (reason := reasons.get(space))}
+
+
+def own_space(samples: Pictures, reference: Pictures) -> str | None:
+    """The embedded extractor of the data set that the reference, or else the samples, are of."""
+    return next((data for data in (reference.data, samples.data) if data in manifest()), None)
+
+
+def check_sizes(samples: Pictures, reference: Pictures, options: Options) -> None:
+    same = samples.images.shape[2:] == reference.images.shape[2:]
+    sizes = tuple(samples.images.shape[2:]), tuple(reference.images.shape[2:])
+    require(same, f"{samples.name}: image size", sizes[0], f"{sizes[1]}, as {reference.name} has")
+    require(options.draws >= 1, "draws", options.draws, "at least 1")
+    wanted = draw_size(samples, options) * options.draws
+    enough = 0 < wanted <= len(samples)
+    require(enough, f"{samples.name}: images", len(samples), f"at least {max(wanted, options.draws)}, as asked for")
+
+
+def draw_size(samples: Pictures, options: Options) -> int:
+    return len(samples) // options.draws if options.n is None else options.n
+
+
+class _Scoring:
+    """The features of one call, and what is computed from them."""
+
+    def __init__(
+        self, samples: Pictures, reference: Pictures, asked: Sequence[Metric], options: Options, told: Told
+    ) -> None:
+        self.reference, self.asked, self.options, self.told = reference, asked, options, told
+        self.reference_sha256 = reference.sha256
+        self.n = draw_size(samples, options)
+        self.draws = [samples.part(start * self.n, (start + 1) * self.n) for start in range(options.draws)]
+        self.device = torch.device(options.device)
+        names = {metric.space for metric in asked if metric.space}
+        self.missing = {name: missing(name, options.weights) for name in names}
+        self.shas = {"": ""} | {
+            name: "" if why else sha256_of_space(name, options.weights) for name, why in self.missing.items()
+        }
+        self.layers = {name: sorted({m.layer for m in asked if m.space == name}) for name in names}
+        self.compared: dict[tuple[str, str], list[Compared]] = {}
+
+    def score(self, metric: Metric) -> Score:
+        reason = self.missing.get(metric.space)
+        estimates: list[Estimate] = []
+        if not reason:
+            try:
+                estimates = self.estimates(metric)
+            except ValueError as error:
+                reason = str(error)
+        name = f"{metric.name}@{size_label(self.n)}"
+        if reason:
+            return Score(name, self.protocol(metric), None, metric.units, reason=reason)
+        first = estimates[0]
+        whole = Score(name, self.protocol(metric), first.value, metric.units, first.interval, details=first.details)
+        if len(estimates) == 1:
+            return whole
+        values = tuple(estimate.value for estimate in estimates)
+        return replace(whole, value=float(np.mean(values)), interval=t_interval(values), draws=values, details={})
+
+    def estimates(self, metric: Metric) -> list[Estimate]:
+        if metric.kind == SLICED:
+            reference = pixels(self.reference.images)
+            seed = self.options.seed
+            return [swd(pixels(draw.images), reference, self.strata(draw), seed) for draw in self.draws]
+        if metric.kind == AGREEMENT:
+            return [agreement(draw, metric.space) for draw in self.draws]
+        return [ESTIMATORS[metric.kind](compared, metric.relative) for compared in self.layer(metric)]
+
+    def strata(self, draw: Pictures) -> tuple[Strata, Strata]:
+        return strata_of(draw.labels, len(draw)), strata_of(self.reference.labels, len(self.reference))
+
+    def layer(self, metric: Metric) -> list[Compared]:
+        if (metric.space, metric.layer) not in self.compared:
+            self._embed(metric.space)
+        return self.compared[metric.space, metric.layer]
+
+    def protocol(self, metric: Metric) -> Protocol:
+        known = metric.kind in FRECHET and metric.layer in self.published(metric.space)
+        alone = metric.kind in WITHOUT_REFERENCE
+        return Protocol(
+            metric=metric.name,
+            n=self.n,
+            reference="" if alone else self.reference.name,
+            reference_sha256="" if alone else self.reference_sha256,
+            n_reference=0 if known or alone else len(self.reference),
+            space=metric.space,
+            space_sha256=self.shas[metric.space],
+            layer=metric.layer,
+            settings=metric.settings(self.options.seed),
+            sampling=self.draws[0].sampling,
+        )
+
+    def published(self, space: str) -> Mapping[str, Moments]:
+        return self.reference.statistics if space == INCEPTION else {}
+
+    def _embed(self, name: str) -> None:
+        """Every layer asked of a space, for all draws and the reference, in one pass each."""
+        space = open_space(name, self.options.weights, self.device, self.layers[name])
+        reference = self._reference_features(space)
+        total = self.n * len(self.draws)
+
+        def told(done: int) -> None:
+            self.told(f"{self.draws[0].name} in {name}", done, total)
+
+        drawn = [space.features(draw.images, self.device, told=told) for draw in self.draws]
+        statistics = self.published(name)
+        for layer in drawn[0]:
+            self.compared[name, layer] = [
+                Compared(
+                    features[layer], reference.get(layer), statistics.get(layer), self.options.seed, self.strata(draw)
+                )
+                for draw, features in zip(self.draws, drawn, strict=True)
+            ]
+
+    def _reference_features(self, space: Space) -> dict[str, Features]:
+        known = self.published(space.name)
+        if all(metric.kind in FRECHET and metric.layer in known for metric in self.asked if metric.space == space.name):
+            return {}
+        total = len(self.reference)
+
+        def compute() -> dict[str, Features]:
+            return space.features(
+                self.reference.images,
+                self.device,
+                told=lambda done: self.told(f"{self.reference.name} in {space.name}", done, total),
+            )
+
+        if self.options.cache is None:
+            return compute()
+        key = reference_key(space, self.layers[space.name], self.reference_sha256, self.device)
+        return cached(self.options.cache / f"{space.name}-{key}.npz", compute)
+
+
+def agreement(draw: Pictures, data: str) -> Estimate:
+    if draw.labels is None:
+        raise ValueError(f"{draw.name} has no labels: class agreement needs the class asked of each sample")
+    hits = agreement_hits(draw.images, draw.labels, data)
+    return Estimate(hits / len(draw), wilson_interval(hits, len(draw)))
+
+
+def pixels(images: Tensor) -> Features:
+    """Flat images in [-1, 1]: (N, C H W) float32."""
+    return images.flatten(1).numpy().astype(np.float32) / 127.5 - 1
+
+
+def reference_key(space: Space, layers: Sequence[str], reference_sha256: str, device: torch.device) -> str:
+    """Everything that defines the features, so that another set, network, layer or library never answers."""
+    meaning = {
+        "images": reference_sha256,
+        "space": space.name,
+        "weights": space.sha256,
+        "layers": list(layers),
+        "device": device.type,
+        **{package: version(package) for package in ("torch", "torch-fidelity")},
+    }
+    return hashlib.sha256(canonical_json(meaning).encode()).hexdigest()[:24]
+
+
+def cached(path: Path, compute: Callable[[], dict[str, Features]]) -> dict[str, Features]:
+    """The arrays in the file, or computed and put there; a damaged file is computed again."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # whatever a damaged archive raises
+        log.warning("%s is damaged and will be computed again: %s", path, error)
+    features = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **features)
+
+    write_file(path, write)
+    return features
+
+
+def rows(scores: Iterable[Score], run: str, provenance: Mapping[str, str]) -> list[Row]:
+    """The scores that have a value; the spread over disjoint draws is a row of its own, apart from training seeds."""
+    found: list[Row] = []
+    for one in scores:
+        if one.value is None:
+            continue
+        made = one.protocol
+        facts = {
+            "extractor": made.space,
+            "extractor_sha256": made.space_sha256,
+            "n_reference": str(made.n_reference),
+            "reference": made.reference,
+            "reference_sha256": made.reference_sha256,
+        }
+        row = Row(
+            run=run,
+            metric=one.metric,
+            value=one.value,
+            units=one.units,
+            n=made.n,
+            interval=one.interval,
+            protocol=made.id,
+            provenance={**provenance, **facts},
+        )
+        found.append(row)
+        if one.draws:
+            spread = float(np.std(one.draws, ddof=1))
+            found.append(replace(row, metric=f"{one.metric}.draw_sd", value=spread, n=len(one.draws), interval=None))
+    return found
