@@ -10,13 +10,15 @@ import time
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from study.atomic import remove_leftovers, sync, write_json, write_text
-from study.config import RunConfig, from_dict, run_id, to_dict
 from study.strict import ConfigError, from_tree, to_tree
+
+if TYPE_CHECKING:  # at run time only where needed: reading states must not wait for torch
+    from study.config import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,8 @@ class RunDirectory:
 
     @classmethod
     def of(cls, config: RunConfig) -> RunDirectory:
+        from study.config import run_id
+
         return cls(config.results, run_id(config))
 
     def create(self, config: RunConfig) -> None:
@@ -83,6 +87,8 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.path)
             if not self.config.exists():
+                from study.config import to_dict
+
                 write_text(self.config, yaml.safe_dump(to_dict(config), sort_keys=False))
         except OSError as error:
             raise ConfigError(f"results={config.results!r} is not writable: {error.strerror or error}") from error
@@ -111,6 +117,8 @@ class RunDirectory:
 
 def load_config(path: Path) -> RunConfig:
     """The run frozen in a `config.yaml`."""
+    from study.config import from_dict
+
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -1,0 +1,167 @@
+"""Which points differ from the baseline by more than noise: cells averaged over seeds, differences paired by seed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from study.stats import t_quantile
+from study.sweep_file import REPLICATES, Value, same_value, shown
+
+COST_PROTOCOLS = ("cost-", "speed-")  # rows that say what a run took, not how good it is
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Points that differ in nothing but their seeds."""
+
+    label: str
+    values: Mapping[str, Value]
+    runs: Mapping[str, str]  # run id by replicate
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and the reach of its 95 % interval; None where one run is all there is."""
+
+    mean: float
+    reach: float | None
+    n: int
+
+    @property
+    def beyond_noise(self) -> bool:
+        return self.reach is not None and abs(self.mean) > self.reach
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric under one protocol, over all cells."""
+
+    name: str
+    protocol: str
+    values: Mapping[str, float]  # by run
+    is_cost: bool
+
+
+@dataclass(frozen=True)
+class Study:
+    """The points of a finished sweep as `plan.json` lists them, with what was measured."""
+
+    name: str
+    question: str
+    cells: tuple[Cell, ...]
+    partner: Mapping[str, str]  # label of the baseline cell each cell is compared with
+    metrics: tuple[Metric, ...]
+
+    @property
+    def baselines(self) -> set[str]:
+        return set(self.partner.values())
+
+    def cell(self, label: str) -> Cell:
+        return next(cell for cell in self.cells if cell.label == label)
+
+
+def read_study(folder: Path, rows: pd.DataFrame) -> Study:
+    """Bring a sweep's plan and its rows together."""
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    cells = _cells(plan)
+    return Study(plan["sweep"], plan["question"], cells, _partners(plan, cells), _metrics(rows))
+
+
+def spread(cells: Sequence[Cell], metric: Metric) -> tuple[float, int]:
+    """Standard deviation of a single run, and its degrees of freedom, once cell and seed are accounted for.
+
+    The residual of an additive model, value = cell + seed: runs of one seed share data order, noise and
+    sampling seeds, so what a seed does to all cells alike is no noise in their differences.
+    """
+    seen = [
+        (index, seed, metric.values[run])
+        for index, cell in enumerate(cells)
+        for seed, run in cell.runs.items()
+        if run in metric.values
+    ]
+    seeds = sorted({seed for _, seed, _ in seen})
+    design = np.zeros((len(seen), len(cells) + len(seeds)))
+    for line, (cell, seed, _) in enumerate(seen):
+        design[line, cell] = design[line, len(cells) + seeds.index(seed)] = 1
+    y = np.array([value for *_, value in seen])
+    freedom = len(seen) - int(np.linalg.matrix_rank(design)) if seen else 0
+    if freedom < 1:
+        return math.nan, 0
+    residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    return float(np.sqrt(residual @ residual / freedom)), freedom
+
+
+def mean_of(cell: Cell, metric: Metric) -> Estimate | None:
+    """Over the cell's seeds, with Student's interval from those alone: the seed matters here."""
+    values = [metric.values[run] for run in cell.runs.values() if run in metric.values]
+    if not values:
+        return None
+    if len(values) < 2:
+        return Estimate(values[0], None, 1)
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Estimate(float(np.mean(values)), t_quantile(len(values) - 1) * error, len(values))
+
+
+def difference(study: Study, cell: Cell, metric: Metric) -> Estimate | None:
+    """To the cell's baseline, seed by seed, with the spread of all cells pooled; None without a common seed."""
+    partner = study.partner.get(cell.label)
+    if partner is None or partner == cell.label:
+        return None
+    other = study.cell(partner).runs
+    pairs = [
+        metric.values[run] - metric.values[other[seed]]
+        for seed, run in cell.runs.items()
+        if seed in other and run in metric.values and other[seed] in metric.values
+    ]
+    if not pairs:
+        return None
+    deviation, freedom = spread(study.cells, metric)
+    reach = t_quantile(freedom) * deviation * math.sqrt(2 / len(pairs)) if freedom else None
+    return Estimate(float(np.mean(pairs)), reach, len(pairs))
+
+
+def _cells(plan: Mapping[str, Any]) -> tuple[Cell, ...]:
+    axes = [key for key in plan["axes"] if key not in REPLICATES]
+    names = {key: key.rsplit(".", 1)[-1] for key in axes}
+    if len(set(names.values())) < len(names):
+        names = {key: key for key in axes}
+    grouped: dict[str, dict[str, str]] = {}
+    values: dict[str, dict[str, Value]] = {}
+    for point in plan["points"]:
+        own = {key: point["values"][key] for key in axes}
+        label = " ".join(f"{names[key]}={shown(value)}" for key, value in own.items()) or "all"
+        seed = " ".join(f"{key}={shown(value)}" for key, value in point["values"].items() if key in REPLICATES)
+        grouped.setdefault(label, {})[seed] = point["run"]
+        values[label] = own
+    return tuple(Cell(label, values[label], runs) for label, runs in grouped.items())
+
+
+def _partners(plan: Mapping[str, Any], cells: Sequence[Cell]) -> dict[str, str]:
+    """For every cell the one that differs from it only in having the baseline's values."""
+    baseline = {key: value for key, value in plan["baseline"].items() if key not in REPLICATES}
+    if not baseline:
+        return {}
+    moved = {key for group in plan["together"] if set(group) & set(baseline) for key in group}
+    partners = {}
+    for cell in cells:
+        wanted = {**{key: value for key, value in cell.values.items() if key not in moved}, **baseline}
+        found = [c for c in cells if all(same_value(c.values[key], value) for key, value in wanted.items())]
+        if found:
+            partners[cell.label] = found[0].label
+    return partners
+
+
+def _metrics(rows: pd.DataFrame) -> tuple[Metric, ...]:
+    found = []
+    for (name, protocol), group in rows.groupby(["metric", "protocol"], observed=True, sort=False):
+        values = dict(zip(group["run"].astype(str), group["value"], strict=True))
+        found.append(Metric(str(name), str(protocol), values, str(protocol).startswith(COST_PROTOCOLS)))
+    return tuple(found)

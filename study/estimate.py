@@ -1,0 +1,107 @@
+"""What a plan will cost before it runs: exactly on paper, and in time and disk by what this machine did before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import median
+
+from models.denoiser import DenoiserConfig
+from study.config import RunConfig, backbone_name
+from study.cost.memory import training_memory
+from study.cost.summary import parameters
+from study.data import dataset
+from study.diffusion import make_process
+
+GUESSED_GMACS_PER_SECOND = 12.0  # of one CPU thread, forward and backward: what small backbones reach on AVX2
+FLOAT = 4  # bytes
+CHECKPOINTS = 2  # kept at a time
+SMALL_FILES = 200_000  # bytes of a finished run beside its checkpoints: log, curve, rows, sample grid
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one run."""
+
+    params: int
+    gmacs: float  # of one image, forward
+    train_pflops: float
+    work: float  # GMACs in all: training, validation and sampling
+    seconds: float
+    disk: float  # bytes
+
+
+@dataclass(frozen=True)
+class Record:
+    """Training speed of one finished run."""
+
+    backbone: str
+    gmacs_per_second: float  # of training: three times the forward pass
+
+
+@dataclass(frozen=True)
+class Speed:
+    """GMACs per second to expect, by backbone, and what that rests on."""
+
+    records: tuple[Record, ...]
+
+    def of(self, backbone: str) -> float:
+        own = [record.gmacs_per_second for record in self.records if record.backbone == backbone]
+        known = own or [record.gmacs_per_second for record in self.records]
+        return median(known) if known else GUESSED_GMACS_PER_SECOND
+
+    def source(self, backbones: Sequence[str]) -> str:
+        if not self.records:
+            return f"a guess of {GUESSED_GMACS_PER_SECOND:g} GMAC/s per worker: no run is recorded on this machine yet"
+        others = [name for name in backbones if not any(record.backbone == name for record in self.records)]
+        told = f"what {len(self.records)} recorded runs reached on this machine"
+        return told + (f"; other backbones' speed for {', '.join(others)}" if others else "")
+
+
+def estimate(config: RunConfig, speed: Speed) -> Cost:
+    gmacs = config.backbone.macs().total / 1e9
+    work = gmacs * _forward_passes(config)
+    params = count_parameters(config.backbone)
+    copies = 3 + len(config.train.ema)  # weights, two moments, averages
+    kept = CHECKPOINTS + (config.train.images // config.log.keep_every if config.log.keep_every else 0)
+    height, width = dataset(config.data.name).size
+    samples = config.sample.count * height * width * 3 if config.log.save_samples else 0
+    return Cost(
+        params=params,
+        gmacs=gmacs,
+        train_pflops=6 * gmacs * config.train.images / 1e6,
+        work=work,
+        seconds=work / speed.of(backbone_name(config.backbone)),
+        disk=kept * copies * params * FLOAT + samples + SMALL_FILES,
+    )
+
+
+def _forward_passes(config: RunConfig) -> float:
+    """Images through the network, a backward pass counting as two."""
+    train, sample = config.train, config.sample
+    heldout = min(train.validate_images, config.data.heldout or 0)
+    times = len(train.ema) + (train.images // train.validate_every if train.validate_every else 0)
+    guided = 2 if sample.sampler.guidance != 1 else 1
+    calls = make_process(config.process).calls(sample.sampler) * guided
+    return 3 * train.images + times * heldout * train.validate_bins + sample.count * calls
+
+
+@cache
+def count_parameters(config: DenoiserConfig) -> int:
+    return parameters(config).total
+
+
+@cache
+def _memory(config: DenoiserConfig, batch: int, precision: str, averages: int) -> int:
+    return training_memory(config, batch, precision, averages=averages).peak  # type: ignore[arg-type]
+
+
+def largest_memory(configs: Sequence[RunConfig]) -> tuple[int, RunConfig]:
+    """Bytes that the most demanding run needs for its tensors; the run is picked by MACs per step."""
+
+    def batch(config: RunConfig) -> int:
+        return config.machine.micro_batch or min(config.train.batch, config.train.images)
+
+    most = max(configs, key=lambda config: config.backbone.macs().total * batch(config))
+    return _memory(most.backbone, batch(most), most.train.precision, len(most.train.ema)), most

@@ -1,0 +1,164 @@
+"""The local pool: single-process executors side by side, so that one that dies takes nobody with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from study.launch.config import LocalConfig
+from study.launch.work import Outcome, Task, Work, record_death
+from study.launch.worker import RESEND, begin, do
+from study.run_directory import Failure
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class LocalPool:
+    """Runs tasks on this machine, one per slot; a slot is a GPU, or a few CPUs."""
+
+    def __init__(self, config: LocalConfig, work: Work) -> None:
+        devices = visible_gpus()
+        workers = config.workers or len(devices) or max(1, usable_cpus() // config.threads)
+        self.slots = [
+            Slot(work, config.threads, devices[index % len(devices)] if devices else None) for index in range(workers)
+        ]
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(config.threads)))  # read as libraries are loaded
+        self._stopping = False
+        self._taking = threading.Lock()
+        self._ended: queue.Queue[Outcome | BaseException | None] = queue.Queue()
+
+    def launch(self, tasks: Iterable[Task], should_stop: Callable[[], bool]) -> Iterator[Outcome]:
+        """How each task ended, as it ends. Tasks are drawn one by one as slots fall free."""
+        source = iter(tasks)
+        threads = [threading.Thread(target=self._serve, args=(slot, source), daemon=True) for slot in self.slots]
+        for thread in threads:
+            thread.start()
+        try:
+            yield from self._outcomes(len(threads), should_stop)
+        finally:  # an error, or a second Ctrl-C: nothing to wait for
+            self._stopping = True
+            for slot in self.slots:
+                slot.signal(signal.SIGKILL)
+
+    def active(self) -> list[Task]:
+        return [slot.task for slot in self.slots if slot.task is not None]
+
+    def _outcomes(self, serving: int, should_stop: Callable[[], bool]) -> Iterator[Outcome]:
+        while serving:
+            try:
+                ended = self._ended.get(timeout=RESEND)
+            except queue.Empty:
+                ended = ()  # type: ignore[assignment]
+            if should_stop():
+                self._stopping = True
+                for slot in self.slots:
+                    slot.signal(signal.SIGINT)
+            if isinstance(ended, Outcome):
+                yield ended
+            elif isinstance(ended, BaseException):
+                raise ended
+            serving -= ended is None
+
+    def _serve(self, slot: Slot, source: Iterator[Task]) -> None:
+        try:
+            while (task := self._next(source)) is not None:
+                self._ended.put(slot.do(task))
+        except BaseException as error:
+            self._ended.put(error)
+        finally:
+            slot.close()
+            self._ended.put(None)
+
+    def _next(self, source: Iterator[Task]) -> Task | None:
+        with self._taking:
+            return None if self._stopping else next(source, None)
+
+
+class Slot:
+    """A place for one worker process, which is replaced when it dies."""
+
+    def __init__(self, work: Work, threads: int, device: str | None) -> None:
+        self.task: Task | None = None
+        self._beginning = (work, threads, device)
+        self._executor: ProcessPoolExecutor | None = None
+        self._process: BaseProcess | None = None
+
+    def do(self, task: Task) -> Outcome:
+        self.task = task
+        out_of_memory = killed_for_memory()
+        try:
+            return self._ready().submit(do, task).result()
+        except BrokenProcessPool:
+            failure, message = self._autopsy(killed_for_memory() > out_of_memory)
+            self.close()
+            return record_death(task, failure, message)
+        finally:
+            self.task = None
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to a process at work."""
+        if self.task is not None and self._process is not None and self._process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
+
+    def close(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown()
+        self._executor = self._process = None
+
+    def _ready(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(["study.launch.worker"])
+            self._executor = ProcessPoolExecutor(1, context, begin, self._beginning)
+            pid = self._executor.submit(os.getpid).result()
+            self._process = next(child for child in multiprocessing.active_children() if child.pid == pid)
+        return self._executor
+
+    def _autopsy(self, out_of_memory: bool) -> tuple[Failure, str]:
+        """Why the process died, from its exit code and the system's count of processes killed for memory."""
+        if self._process is None:
+            return Failure.KILLED, "the worker process died as it started"
+        self._process.join(5)
+        code = self._process.exitcode or 0
+        if code >= 0:
+            return Failure.BUG, f"the worker process left with exit code {code}"
+        name = signal.Signals(-code).name
+        if code == -signal.SIGKILL:
+            reason = "the system ran out of memory" if out_of_memory else "killed"
+            return (Failure.OUT_OF_MEMORY if out_of_memory else Failure.KILLED), f"{reason} ({name})"
+        if -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            return Failure.KILLED, f"killed ({name})"
+        return Failure.BUG, f"the worker process crashed ({name})"
+
+
+def usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """Names by which CUDA_VISIBLE_DEVICES selects each GPU."""
+    import torch
+
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = chosen.split(",") if chosen else [str(index) for index in range(torch.cuda.device_count())]
+    return names[: torch.cuda.device_count()]
+
+
+def killed_for_memory() -> int:
+    """How many processes the kernel has killed for want of memory so far."""
+    total = 0
+    for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
+        with suppress(OSError):
+            lines = Path(path).read_text(encoding="ascii").splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.split()[0] == "oom_kill")
+    return total

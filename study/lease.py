@@ -1,0 +1,213 @@
+"""Leases: at most one process does a run at a time, over any number of machines and shared file systems.
+
+A lease is one file, `runs/<id>/leases/<n>.json`. Taking the lease is linking file n+1 into place, which
+succeeds for one taker only, also on NFS. Files are never removed while the run exists, so the newest
+number is the holder's and a former holder that wakes up can tell that it lost. The holder touches its
+file; a holder that is known to be dead, or has not touched it for `EXPIRY`, has lost its claim.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+
+log = logging.getLogger(__name__)
+
+BEAT = 10.0  # seconds between signs of life
+EXPIRY = 90.0  # seconds of silence after which a holder on another machine counts as dead
+LOST = 75  # exit code of a process whose lease was taken over (EX_TEMPFAIL)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who took a lease; `job` tells apart restarts of one scheduled job."""
+
+    host: str
+    machine: str  # differs after a reboot and between containers: process ids only mean something within
+    pid: int
+    started: str  # start time of the process, for ids are used again
+    job: str = ""
+    taken: float = 0.0  # seconds since 1970
+    released: float = 0.0  # 0: not yet
+
+    @property
+    def is_alive(self) -> bool | None:
+        """Whether the process lives; None if it cannot be known from here."""
+        if self.machine != this_machine():
+            return None
+        return process_start(self.pid) == self.started
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The newest lease of a run, as read from its file."""
+
+    number: int
+    holder: Holder
+    age: float  # seconds since the last sign of life, by the file system's own clock
+
+    @property
+    def held(self) -> bool:
+        if self.holder.released:
+            return False
+        alive = self.holder.is_alive
+        return self.age < EXPIRY if alive is None else alive
+
+
+class Lease:
+    """A lease that this process holds; a context manager that gives it back."""
+
+    def __init__(self, path: Path, holder: Holder, on_loss: Callable[[], object]) -> None:
+        self.path, self.holder = path, holder
+        self._next = _file(path.parent, int(path.stem) + 1)
+        self._on_loss = on_loss
+        self._done = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._heart.join()
+        released = Holder(**{**asdict(self.holder), "released": time.time()})
+        temporary = _write_aside(self.path.parent, released)
+        temporary.replace(self.path)
+
+    @property
+    def lost(self) -> bool:
+        return self._next.exists()
+
+    def _beat(self) -> None:
+        while not self._done.wait(BEAT):
+            if self.lost:
+                self._on_loss()
+                return
+            try:
+                os.utime(self.path)
+            except OSError as error:
+                log.warning("the lease %s could not be renewed: %s", self.path, error.strerror)
+
+
+def leave_at_once() -> None:
+    """Not another byte may be written by a process that no longer owns its run."""
+    log.error("another process took this run over: leaving it to that one")
+    os._exit(LOST)
+
+
+def take(run: Path, on_loss: Callable[[], object] = leave_at_once) -> Lease | None:
+    """The lease of the run in this folder, or None if somebody has it."""
+    folder = run / "leases"
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = newest(run)
+    if claim is not None and claim.held:
+        return None
+    holder = _this_process()
+    target = _file(folder, claim.number + 1 if claim else 1)
+    temporary = _write_aside(folder, holder)
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        if temporary.stat().st_nlink < 2:  # two names: linked after all, by a request whose answer was lost
+            return None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Lease(target, holder, on_loss)
+
+
+def newest(run: Path) -> Claim | None:
+    """The last lease that was taken of a run."""
+    folder = run / "leases"
+    try:
+        numbers = [int(name.removesuffix(".json")) for name in os.listdir(folder) if name[0].isdigit()]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return _read(folder, max(numbers)) if numbers else None
+
+
+def _read(folder: Path, number: int) -> Claim:
+    """Opening the file, unlike asking for its times, makes NFS fetch them anew."""
+    with _file(folder, number).open(encoding="utf-8") as file:
+        touched = os.fstat(file.fileno()).st_mtime
+        holder = Holder(**json.load(file))
+    age = 0.0 if holder.released or holder.is_alive is not None else _file_system_time(folder) - touched
+    return Claim(number, holder, age)
+
+
+def _file_system_time(folder: Path) -> float:
+    """Now, by the clock that stamps the files there: ours may be off by more than a lease's life."""
+    probe = folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _write_aside(folder: Path, holder: Holder) -> Path:
+    temporary = folder / f".{uuid.uuid4().hex}.tmp"
+    temporary.write_text(json.dumps(asdict(holder)), encoding="utf-8")
+    temporary.chmod(folder.stat().st_mode & 0o666)
+    return temporary
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.json"
+
+
+def _this_process() -> Holder:
+    pid = os.getpid()
+    return Holder(platform.node(), this_machine(), pid, process_start(pid) or "", _job(), time.time())
+
+
+def _job() -> str:
+    """SLURM's job and how often it was restarted; empty elsewhere."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    return f"{job}.{os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else ""
+
+
+@cache
+def this_machine() -> str:
+    """One boot of one machine and, within it, one space of process ids."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return platform.node()
+
+
+def process_start(pid: int) -> str | None:
+    """When a process of this machine started, as an opaque text; None if there is none, or only its remains."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None if Path("/proc/self").exists() else _start_without_proc(pid)
+    except OSError:
+        return None
+    state, *rest = stat.rpartition(")")[2].split()
+    return None if state in "ZX" else rest[18]
+
+
+def _start_without_proc(pid: int) -> str | None:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return ""

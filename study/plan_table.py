@@ -1,0 +1,112 @@
+"""A plan as a person reads it: every run with its state and cost, and the sums, total and per axis."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from study.config import backbone_name
+from study.estimate import Cost, Speed, estimate, largest_memory
+from study.launch.config import LauncherConfig, LocalConfig
+from study.launch.local import usable_cpus, visible_gpus
+from study.plan import Plan, Standing, standing
+from study.progress import duration
+from study.sweep_file import REPLICATES, same_value, shown
+from study.throughput import recorded_speed
+
+SHOWN = 40  # runs listed one by one
+
+
+def print_plan(plan: Plan) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    speed = recorded_speed(plan.results)
+    costs = {point.run: estimate(point.config, speed) for point in plan.points}
+    stands = {point.run: standing(point)[0] for point in plan.points}
+    if plan.sweep.question:
+        console.print(plan.sweep.question, markup=False)
+    console.print(_runs(plan, costs, stands))
+    if len(plan.points) > SHOWN:
+        console.print(f"and {len(plan.points) - SHOWN} more runs")
+    for table in _per_axis(plan, costs, stands):
+        console.print(table)
+    for line in totals(plan, costs, stands, speed):
+        console.print(line, markup=False)
+
+
+def totals(plan: Plan, costs: dict[str, Cost], stands: dict[str, Standing], speed: Speed) -> list[str]:
+    """What there is, what is left, and what the estimate rests on."""
+    counts = Counter(stands.values())
+    told = ", ".join(f"{counts[stand]} {stand}" for stand in Standing if counts[stand])
+    left = [costs[point.run] for point in plan.points if stands[point.run] in (Standing.NEW, Standing.UNFINISHED)]
+    workers = worker_count(plan.sweep.launcher)
+    longest = max((cost.seconds for cost in left), default=0.0)
+    wall = max(sum(cost.seconds for cost in left) / workers, longest)
+    memory, _ = largest_memory([point.config for point in plan.points])
+    backbones = sorted({backbone_name(point.config.backbone) for point in plan.points})
+    return [
+        f"{len(plan.points)} runs: {told}; results in {plan.folder}",
+        f"to do: {sum(cost.train_pflops for cost in left):.4g} training PFLOPs, about {duration(wall)} with "
+        f"{workers} worker{'s' * (workers > 1)}, {sum(cost.disk for cost in left) / 1e6:.0f} MB of disk; "
+        f"the largest run needs {memory / 2**20:.0f} MiB for tensors",
+        f"time rests on {speed.source(backbones)}",
+    ]
+
+
+def worker_count(launcher: LauncherConfig) -> int:
+    if not isinstance(launcher, LocalConfig):
+        return 1
+    return launcher.workers or len(visible_gpus()) or max(1, usable_cpus() // launcher.threads)
+
+
+def _runs(plan: Plan, costs: dict[str, Cost], stands: dict[str, Standing]) -> Table:
+    table = _table(["run", *plan.labels.values(), "state"], ["params", "gmacs", "train PFLOPs", "time"])
+    for point in plan.points[:SHOWN]:
+        values = [shown(point.values[key]) for key in plan.labels]
+        table.add_row(point.run, *values, stands[point.run], *_cells([costs[point.run]], [costs[point.run].params]))
+    return table
+
+
+def _per_axis(plan: Plan, costs: dict[str, Cost], stands: dict[str, Standing]) -> list[Table]:
+    tables = []
+    for key, label in plan.labels.items():
+        values = plan.sweep.values_of(key)
+        if key in REPLICATES or len(values) < 2:
+            continue
+        table = _table([label, "runs", "done"], ["params", "gmacs", "train PFLOPs", "time"])
+        for value in values:
+            points = [point for point in plan.points if same_value(point.values[key], value)]
+            group = [costs[point.run] for point in points]
+            done = sum(stands[point.run] is Standing.DONE for point in points)
+            table.add_row(shown(value), str(len(points)), str(done), *_cells(group, [cost.params for cost in group]))
+        tables.append(table)
+    return tables
+
+
+def _cells(costs: Sequence[Cost], params: Sequence[int]) -> list[str]:
+    """Sums, but of sizes the range."""
+    pflops, seconds = sum(cost.train_pflops for cost in costs), sum(cost.seconds for cost in costs)
+    return [
+        _range([count / 1e6 for count in params], "{:.3g}M"),
+        _range([cost.gmacs for cost in costs], "{:.4g}"),
+        f"{pflops:.4g}",
+        duration(seconds),
+    ]
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    if not values:
+        return ""
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low}..{high}"
+
+
+def _table(names: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

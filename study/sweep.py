@@ -1,0 +1,126 @@
+"""From one YAML file to a finished study; called again, it does only what is missing.
+
+    python -m study.sweep sweeps/ablate_M.yaml
+    python -m study.sweep sweeps/ablate_M.yaml --plan
+    python -m study.sweep sweeps/ablate_M.yaml train.images=50_000 'axes.seed=[0,1,2,3]' launcher.workers=2
+
+Words after the file override it, in hydra's grammar; docs/sweeps.md has every key.
+Exit codes: 0 all done, 1 some runs failed, 2 bad input (nothing was launched), 130 stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from study.strict import ConfigError, nearest
+
+if TYPE_CHECKING:  # --help must not wait for torch
+    from study.execute import Execution, Wishes
+    from study.launch.work import Work
+    from study.plan import Plan
+
+log = logging.getLogger("study.sweep")
+
+STOPPED = 130
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m study.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path, help="the sweep file")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
+    parser.add_argument("--plan", action="store_true", help="print what would be done, and stop")
+    parser.add_argument("--retry", default="", metavar="CLASS", help="also redo failed runs: failed, oom, timeout, ...")
+    parser.add_argument("--force", action="store_true", help="redo every run; what there is stays in its old-<n>/")
+    parser.add_argument("--fail-fast", action="store_true", help="stop at the first failed run")
+    parser.add_argument("--max-failures", type=int, default=0, metavar="N", help="stop at the Nth failed run")
+    return parser
+
+
+def main(given: Sequence[str], work: Work | None = None) -> int:
+    """`work` replaces what is done with each run."""
+    options = arguments().parse_intermixed_args(given)
+    try:
+        return _sweep(options, work)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return STOPPED
+
+
+def _sweep(options: argparse.Namespace, work: Work | None) -> int:
+    from study.sweep_file import read_sweep
+
+    sweep = read_sweep(options.file, options.words)
+    from study.plan import make_plan
+    from study.plan_table import print_plan
+    from study.run import run, talk_to_console
+
+    plan = make_plan(sweep)
+    wishes = _wishes(options, sweep.launcher.tries)
+    print_plan(plan)
+    if options.plan:
+        return 0
+    talk_to_console(terminal=False)
+    return _carry_out(plan, wishes, work or run)
+
+
+def _wishes(options: argparse.Namespace, tries: int) -> Wishes:
+    from study.execute import RETRIES, Wishes
+
+    names = [name for name in options.retry.split(",") if name]
+    for name in names:
+        if name not in RETRIES:
+            raise ConfigError(f"--retry {name} is not a class of failures{nearest(name, list(RETRIES))}")
+    if options.max_failures < 0:
+        raise ConfigError(f"--max-failures {options.max_failures} is not valid: must be 0 (never stop) or more")
+    return Wishes(
+        retry=tuple(failure for name in names for failure in RETRIES[name]),
+        force=options.force,
+        max_failures=1 if options.fail_fast else options.max_failures,
+        tries=tries,
+    )
+
+
+def _carry_out(plan: Plan, wishes: Wishes, work: Work) -> int:
+    from study.execute import Execution, wanted
+    from study.launch.launcher import make_launcher
+    from study.watch import watching
+
+    points = wanted(plan, wishes)
+    launcher = make_launcher(plan.sweep.launcher, work)
+    with watching(plan, launcher, len(points)) as listener:
+        execution = Execution(plan, launcher, wishes, listener)
+        execution.run(points)
+    return _conclude(plan, execution)
+
+
+def _conclude(plan: Plan, execution: Execution) -> int:
+    """Say what came out, and what did not."""
+    from study.answer import answer
+    from study.plan import Standing, standing
+
+    stands = [(point, *standing(point)) for point in plan.points]
+    undone = [(point, state) for point, stand, state in stands if stand is not Standing.DONE]
+    if len(undone) < len(plan.points):
+        print(answer(plan.folder))
+    for point, state in undone:
+        reason = f"{state.failure}: {state.message}" if state.failure else "not done"
+        print(f"{plan.label(point)}  {point.run}  {reason}", file=sys.stderr)
+    if not undone:
+        return 0
+    print(f"{len(undone)} of {len(plan.points)} runs are not done; the same command continues", file=sys.stderr)
+    failed = any(stand is Standing.FAILED for _, stand, _ in stands)
+    return 1 if failed else STOPPED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,366 @@
+"""The sweep file: what a person writes, read strictly, with the words of the command line on top.
+
+    # Does shortening the dense layers by M cost quality, and what does it save?
+    defaults: [backbone: diffussm-tiny, data: digits8, train: quick]
+    axes:
+      backbone.M: [1, 2, 4]
+      seed: [0, 1]
+    baseline: {backbone.M: 1}
+
+Here everything is checked that needs no backbone; `study.plan` checks the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from study.atomic import canonical_json
+from study.launch.config import LauncherConfig, LocalConfig, launcher_from, launcher_tree
+from study.marked_yaml import COMMAND_LINE, Keys, Marked, dump_yaml, parse_marked, read_marked
+from study.strict import ConfigError, nearest, unknown_key
+
+KEYS = ("defaults", "overrides", "axes", "zip", "where", "exclude", "match", "baseline", "launcher", "search")
+REPLICATES = ("seed", "seeds.data", "seeds.noise", "seeds.init")
+"""Axes whose points are repetitions of one another, to be averaged over."""
+
+RESERVED = ("runs",)  # names taken in the results folder
+
+Value = Any  # what YAML can write, but no mapping
+Condition = Mapping[str, tuple[Value, ...]]
+"""Holds at a point whose value of every key is among those listed."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Keys that move together: an axis alone, or one group of `zip`. Every key has as many values."""
+
+    values: Mapping[str, tuple[Value, ...]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    def steps(self) -> list[dict[str, Value]]:
+        return [{key: values[index] for key, values in self.values.items()} for index in range(len(self))]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file, and the command line's words, as data."""
+
+    name: str
+    axes: tuple[Axes, ...]
+    question: str = ""
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, Value] = field(default_factory=dict)
+    where: tuple[Condition, ...] = ()
+    exclude: tuple[Condition, ...] = ()
+    match: Mapping[str, Any] | None = None
+    baseline: Mapping[str, Value] = field(default_factory=dict)
+    launcher: LauncherConfig = field(default_factory=LocalConfig)
+    source: Marked = field(default_factory=lambda: Marked("the sweep", {}), compare=False)
+
+    @property
+    def keys(self) -> list[str]:
+        """Every axis, in order."""
+        return [key for axes in self.axes for key in axes.values]
+
+    def place(self, key: str) -> Keys:
+        """Where the axis is in the file."""
+        groups = (axes for axes in self.axes if len(axes.values) > 1)
+        return next((("zip", index, key) for index, axes in enumerate(groups) if key in axes.values), ("axes", key))
+
+    def values_of(self, key: str) -> tuple[Value, ...]:
+        return next(axes.values[key] for axes in self.axes if key in axes.values)
+
+
+def read_sweep(path: Path, words: Sequence[str] = ()) -> Sweep:
+    """The sweep in a file, named after it, with overrides such as `axes.seed=[0,1,2]` or `train.lr=1e-4`."""
+    marked = read_marked(path)
+    name = path.stem
+    if name in RESERVED or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise ConfigError(f"{path}: a sweep cannot be called {name!r}: its results go to a folder of that name")
+    return _Reader(with_words(marked, words), name, _question(path.read_text(encoding="utf-8"))).sweep()
+
+
+def parse_sweep(text: str, name: str) -> Sweep:
+    return _Reader(parse_marked(text, name), name, _question(text)).sweep()
+
+
+def to_yaml(sweep: Sweep) -> str:
+    """A sweep file that means the same."""
+    plain = [axes for axes in sweep.axes if len(axes.values) == 1]
+    tree: dict[str, Any] = {
+        "defaults": dict(sweep.defaults),
+        "overrides": dict(sweep.overrides),
+        "axes": {key: list(values) for axes in plain for key, values in axes.values.items()},
+        "zip": [{k: list(v) for k, v in axes.values.items()} for axes in sweep.axes if len(axes.values) > 1],
+        "where": [{k: list(v) for k, v in condition.items()} for condition in sweep.where],
+        "exclude": [{k: list(v) for k, v in condition.items()} for condition in sweep.exclude],
+        "match": sweep.match,
+        "baseline": dict(sweep.baseline),
+        "launcher": launcher_tree(sweep.launcher),
+    }
+    comment = "".join(f"# {line}\n" for line in sweep.question.splitlines())
+    filled = {key: value for key, value in tree.items() if value}
+    return comment + dump_yaml(filled)
+
+
+def same_value(one: Value, other: Value) -> bool:
+    """Whether two spellings mean one value: 1 and 1.0 do, 1 and true do not."""
+    return _spelling(one) == _spelling(other)
+
+
+def shown(value: Value) -> str:
+    """A value as a table shows it."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return value if isinstance(value, str) else canonical_json(value)
+
+
+def _spelling(value: Value) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_spelling, value)) + "]"
+    whole = isinstance(value, float) and value.is_integer()
+    return canonical_json(int(value) if whole else value)
+
+
+def _question(text: str) -> str:
+    """The comment that a file begins with."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("#").strip())
+    return "\n".join(lines).strip()
+
+
+class _Reader:
+    """One pass over the tree, section by section."""
+
+    def __init__(self, marked: Marked, name: str, question: str) -> None:
+        self.marked, self.name, self.question = marked, name, question
+
+    def sweep(self) -> Sweep:
+        tree = self.marked.tree
+        for key in tree:
+            if key not in KEYS:
+                raise self._error((key,), str(unknown_key(key, list(KEYS))))
+        if "search" in tree:
+            raise self._error(("search",), "search: is not available in this version; list the values under axes:")
+        axes = (*self._axes(), *self._zip())
+        if not axes:
+            raise self._error((), "no axes: give at least one, such as axes: {seed: [0, 1]}")
+        sweep = Sweep(
+            name=self.name,
+            axes=axes,
+            question=self.question,
+            defaults=self._defaults(),
+            overrides=self._values(("overrides",)),
+            match=self._mapping(("match",)) or None,
+            baseline=self._values(("baseline",)),
+            launcher=self._launcher(),
+            source=self.marked,
+        )
+        self._check_axes(sweep)
+        where, exclude = self._conditions(sweep, "where"), self._conditions(sweep, "exclude")
+        return replace(sweep, where=where, exclude=exclude)
+
+    def _error(self, keys: Keys, message: str) -> ConfigError:
+        return self.marked.error(keys, message)
+
+    def _at(self, keys: Keys) -> Any:
+        tree: Any = self.marked.tree
+        for key in keys:
+            tree = tree.get(key) if isinstance(tree, Mapping) else tree[key]
+        return tree
+
+    def _mapping(self, keys: Keys) -> dict[str, Any]:
+        tree = self._at(keys)
+        if tree is None:
+            return {}
+        if not isinstance(tree, dict):
+            raise self._error(keys, f"{keys[0]}: must be a mapping, not {tree!r}")
+        return tree
+
+    def _defaults(self) -> dict[str, str]:
+        """A mapping, or hydra's list of one-entry mappings."""
+        given, where = self._at(("defaults",)), ("defaults",)
+        if not isinstance(given, list):
+            entries: list[tuple[Keys, Any]] = [(where, {key: value}) for key, value in self._mapping(where).items()]
+        else:
+            entries = [((*where, index), entry) for index, entry in enumerate(given)]
+        defaults: dict[str, str] = {}
+        for keys, entry in entries:
+            if not isinstance(entry, dict) or len(entry) != 1:
+                raise self._error(keys, f"defaults: an entry must be `group: preset`, not {entry!r}")
+            group, preset = next(iter(entry.items()))
+            if group in defaults:
+                raise self._error(keys, f"defaults: {group} is given twice")
+            if not isinstance(preset, str | int) or isinstance(preset, bool):
+                raise self._error((*keys, group), f"defaults: {group} must name a preset, not {preset!r}")
+            defaults[group] = str(preset)
+        return defaults
+
+    def _values(self, keys: Keys) -> dict[str, Value]:
+        values = self._mapping(keys)
+        for key, value in values.items():
+            if isinstance(value, dict):
+                inner = next(iter(value), "...")
+                raise self._error((*keys, key), f"{keys[0]}: write {key}.{inner}: with a dot, not a nested mapping")
+        return values
+
+    def _axes(self) -> Iterator[Axes]:
+        for key in self._mapping(("axes",)):
+            yield Axes({key: self._axis(("axes", key))})
+
+    def _zip(self) -> Iterator[Axes]:
+        given = self._at(("zip",))
+        if given is None:
+            return
+        groups: list[Keys] = [("zip", index) for index in range(len(given))] if isinstance(given, list) else [("zip",)]
+        for keys in groups:
+            group = self._mapping(keys)
+            if len(group) < 2:
+                raise self._error(keys, "zip: a group needs two axes or more that move together")
+            values = {key: self._axis((*keys, key)) for key in group}
+            lengths = {key: len(axis) for key, axis in values.items()}
+            if len(set(lengths.values())) > 1:
+                told = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+                raise self._error(keys, f"zip: axes that move together need as many values each: {told}")
+            yield Axes(values)
+
+    def _axis(self, keys: Keys) -> tuple[Value, ...]:
+        """The values of one axis: distinct, unless it moves with others."""
+        values, key = self._at(keys), keys[-1]
+        if isinstance(values, dict):
+            raise self._error(keys, f"axis {key}: must be a list of values; nested keys are written {key}.name")
+        if not isinstance(values, list):
+            raise self._error(keys, f"axis {key}={values!r} is not valid: must be a list, such as [{shown(values)}]")
+        if not values:
+            raise self._error(keys, f"axis {key} is empty: give at least one value")
+        for index, value in enumerate(values):
+            if isinstance(value, dict):
+                raise self._error((*keys, index), f"axis {key}: a value cannot be a mapping: {value!r}")
+            if keys[0] == "axes" and any(same_value(value, earlier) for earlier in values[:index]):
+                raise self._error((*keys, index), f"axis {key} has {shown(value)} twice")
+        return tuple(tuple(value) if isinstance(value, list) else value for value in values)
+
+    def _check_axes(self, sweep: Sweep) -> None:
+        keys = sweep.keys
+        for key in keys:
+            if keys.count(key) > 1:
+                raise self._error(("zip",), f"axis {key} is given twice")
+            if key in sweep.overrides:
+                raise self._error(("overrides", key), f"{key} is both an override and an axis")
+            inside = next((other for other in keys if key.startswith(f"{other}.") and "." in other), None)
+            if inside:
+                raise self._error(("axes", key), f"axis {key} is part of axis {inside}")
+        for axes in sweep.axes:
+            steps = [_spelling(list(step.values())) for step in axes.steps()]
+            twice = next((index for index, step in enumerate(steps) if step in steps[:index]), None)
+            if twice is not None:
+                raise self._error(("zip",), f"zip: entry {twice + 1} of {', '.join(axes.values)} is there twice")
+        for key, value in sweep.baseline.items():
+            self._check_value(sweep, ("baseline", key), key, value)
+
+    def _check_value(self, sweep: Sweep, keys: Keys, key: str, value: Value) -> None:
+        """`value` must be one that axis `key` takes."""
+        if key not in sweep.keys:
+            raise self._error(keys, f"{keys[0]}: {key} is not an axis{nearest(key, sweep.keys)}")
+        values = sweep.values_of(key)
+        if not any(same_value(value, known) for known in values):
+            known = ", ".join(map(shown, values))
+            raise self._error(keys, f"{keys[0]}: {key}={shown(value)} matches no point; the axis has {known}")
+
+    def _conditions(self, sweep: Sweep, section: str) -> tuple[Condition, ...]:
+        given = self._at((section,))
+        if given is None:
+            return ()
+        places: list[Keys] = [(section, i) for i in range(len(given))] if isinstance(given, list) else [(section,)]
+        conditions = []
+        for keys in places:
+            condition = {}
+            for key, value in self._mapping(keys).items():
+                values = tuple(value) if isinstance(value, list) else (value,)
+                for each in values:
+                    self._check_value(sweep, (*keys, key), key, each)
+                condition[key] = values
+            if not condition:
+                raise self._error(keys, f"{section}: a condition must be a mapping of axes to values")
+            conditions.append(condition)
+        return tuple(conditions)
+
+    def _launcher(self) -> LauncherConfig:
+        given = self._at(("launcher",))
+        try:
+            return LocalConfig() if given is None else launcher_from(given)
+        except ConfigError as error:
+            raise self._error(("launcher",), str(error)) from error
+
+
+def with_words(marked: Marked, words: Sequence[str]) -> Marked:
+    """The tree with the command line's overrides applied."""
+    if not words:
+        return marked
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    tree, lines, parser = _copied(marked.tree), dict(marked.lines), OverridesParser.create()
+    for word in words:
+        try:
+            override = parser.parse_override(word)
+        except HydraException as error:
+            reason = next(iter(str(error).splitlines()), "")
+            raise ConfigError(f"{word!r} is not an override such as train.lr=1e-4: {reason}") from error
+        if override.is_sweep_override():
+            key = override.key_or_group
+            raise ConfigError(f"{word!r} names several values: an axis is written 'axes.{key}=[...]'")
+        keys = _place(override.key_or_group)
+        value = None if override.is_delete() else override.value()
+        _put(tree, lines, keys, value, override.is_delete(), word)
+    return Marked(marked.file, tree, lines)
+
+
+def _place(key: str) -> tuple[str, ...]:
+    """Where in the file a word of the command line belongs."""
+    section, _, rest = key.partition(".")
+    if section in KEYS:
+        return (section, rest) if rest else (section,)
+    return ("defaults", key) if "." not in key and key not in ("seed", "results") else ("overrides", key)
+
+
+def _put(tree: dict[str, Any], lines: dict[Keys, int], keys: Keys, value: Any, delete: bool, word: str) -> None:
+    *parents, last = keys
+    for parent in parents:
+        here = tree.get(str(parent))
+        if parent == "defaults" and isinstance(here, list):
+            here = {key: preset for entry in here if isinstance(entry, dict) for key, preset in entry.items()}
+        if parent == "launcher" and isinstance(here, str):
+            here = {"name": here}
+        if here is not None and not isinstance(here, dict):
+            raise ConfigError(f"{word!r} does not fit: {parent}: is not a mapping in the sweep file")
+        tree = tree.setdefault(str(parent), {}) if here is None else _set(tree, str(parent), here)
+    if delete and last not in tree:
+        raise ConfigError(f"{word!r} deletes what is not there")
+    if delete:
+        del tree[str(last)]
+    else:
+        tree[str(last)] = value
+    for place in [place for place in lines if place[: len(keys)] == keys]:
+        del lines[place]
+    lines[keys] = COMMAND_LINE
+
+
+def _set(tree: dict[str, Any], key: str, value: dict[str, Any]) -> dict[str, Any]:
+    tree[key] = value
+    return value
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,37 @@
+"""How fast this machine trained before, from the rows that finished runs left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import yaml
+
+from study.estimate import Record, Speed
+from study.provenance import cpu_name
+
+TRAINING = 3  # forward passes per training image, backward included
+LATEST = 50  # runs looked at
+
+
+def recorded_speed(results: Path) -> Speed:
+    """From the newest runs of a store that trained on a machine like this one."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    here = {"cpu": cpu_name(), "device": device}
+    files = sorted(results.glob("runs/*/rows.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    records = (_record(path, here) for path in files[:LATEST])
+    return Speed(tuple(record for record in records if record is not None))
+
+
+def _record(rows: Path, here: dict[str, str]) -> Record | None:
+    values: dict[str, float] = {}
+    for line in rows.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if any(row["provenance"].get(key) != value for key, value in here.items()):
+            return None
+        values[row["metric"]] = row["value"]
+    if not {"gmacs", "images_per_second"} <= values.keys():
+        return None
+    config = yaml.load((rows.parent / "config.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    return Record(config["backbone"]["name"], TRAINING * values["gmacs"] * values["images_per_second"])
