@@ -7,6 +7,7 @@ mean over subsets, with the least variance that the images allow.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,19 +64,35 @@ class KernelMeans:
         return max(self.square - rows - columns + cells, 0.0)
 
 
+@dataclass(frozen=True, eq=False)
+class KernelReference:
+    """A set that others are compared with; its own kernel matrix is averaged once."""
+
+    features: Array  # (m, d)
+    strata: Strata
+
+    @cached_property
+    def within(self) -> KernelMeans:
+        return kernel_means(self.features, self.features, self.strata, self.strata, within=True)
+
+
+def kernel_reference(features: NDArray[np.floating], strata: Strata | None = None) -> KernelReference:
+    require(len(features) >= 2, "images", len(features), "at least 2")
+    return KernelReference(features.astype(np.float64), independent(len(features)) if strata is None else strata)
+
+
 def kernel_distance(
-    samples: NDArray[np.floating], reference: NDArray[np.floating], strata: tuple[Strata, Strata] | None = None
+    samples: NDArray[np.floating], reference: KernelReference, strata: Strata | None = None
 ) -> KernelDistance:
     """Squared MMD and its standard deviation.
 
     The row means' variance counts the noise of pairs twice (Hoeffding); what pairs contribute is taken off once.
     """
-    require(samples.shape[1] == reference.shape[1], "features.d", samples.shape[1], f"{reference.shape[1]}")
-    n, m = len(samples), len(reference)
-    require(min(n, m) >= 2, "images", min(n, m), "at least 2")
-    x, y = samples.astype(np.float64), reference.astype(np.float64)
-    a, b = strata or (independent(n), independent(m))
-    xx, yy, xy = kernel_means(x, x, a, a, within=True), kernel_means(y, y, b, b, within=True), kernel_means(x, y, a, b)
+    d, expected = samples.shape[1], reference.features.shape[1]
+    require(d == expected, "features.d", d, f"{expected}, as the reference has")
+    ours = kernel_reference(samples, strata)
+    a, b, n, m = ours.strata, reference.strata, len(samples), len(reference.features)
+    xx, yy, xy = ours.within, reference.within, kernel_means(ours.features, reference.features, a, b)
     first = 4 * within_variance(xx.rows - xy.rows, a) / n + 4 * within_variance(yy.rows - xy.columns, b) / m
     pairs = 2 * xx.of_pairs() / n**2 + 2 * yy.of_pairs() / m**2 + 4 * xy.of_pairs() / (n * m)
     variance = max(first - pairs, first / 2)

@@ -16,7 +16,7 @@ from models.denoiser import require, require_choice
 from study.score.frechet import Moments, frechet, frechet_halves, moments
 from study.score.halves import Halves, halves
 from study.score.inception import LOGITS, POOL, SPATIAL
-from study.score.kernel_distance import kernel_distance
+from study.score.kernel_distance import kernel_distance, kernel_reference
 from study.score.manifold import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS, Manifold, manifold
 from study.score.sliced import PROJECTIONS, directions, sliced_wasserstein
 from study.score.spaces import INCEPTION, Features, spaces
@@ -159,7 +159,9 @@ def fd_inf(compared: Compared, relative: bool) -> Estimate:
 
 
 def kd(compared: Compared, relative: bool) -> Estimate:
-    found = kernel_distance(compared.samples, compared.images_of_reference, compared.strata)
+    ours, theirs = compared.strata or (None, None)
+    reference = kernel_reference(compared.images_of_reference, theirs)
+    found = kernel_distance(compared.samples, reference, ours)
     return Estimate(found.value, found.interval())
 
 
