@@ -9,6 +9,7 @@ import io
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -134,7 +135,7 @@ def draw(study: Study, metrics: Sequence[Metric], folder: Path) -> list[Path]:
         by_cost.set_xlabel("training PFLOPs")
         path = folder / "plots" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', metric.name)}.png"
         path.parent.mkdir(exist_ok=True)
-        write_file(path, lambda temporary, figure=figure: figure.savefig(temporary, format="png", dpi=130))
+        write_file(path, partial(figure.savefig, format="png", dpi=130))
         files.append(path)
     return files
 
@@ -182,7 +183,7 @@ def _missing(folder: Path, study: Study) -> list[str]:
         for seed, run in cell.runs.items():
             status, failure = (states.at[run, "status"], states.at[run, "failure"]) if run in states.index else ("", "")
             if status != "done":
-                reason = failure if isinstance(failure, str) else status
+                reason = failure if isinstance(failure, str) else str(status)
                 lines.append(f"missing: {cell.label} {seed}: {reason} ({run})")
     return lines
 

@@ -39,6 +39,7 @@ class LocalPool:
     def launch(self, tasks: Iterable[Task], should_stop: Callable[[], bool]) -> Iterator[Outcome]:
         """How each task ended, as it ends. Tasks are drawn one by one as slots fall free."""
         source = iter(tasks)
+        self._stopping = False
         threads = [threading.Thread(target=self._serve, args=(slot, source), daemon=True) for slot in self.slots]
         for thread in threads:
             thread.start()
@@ -98,8 +99,9 @@ class Slot:
         try:
             return self._ready().submit(do, task).result()
         except BrokenProcessPool:
-            failure, message = self._autopsy(killed_for_memory() > out_of_memory)
-            self.close()
+            process = self._process
+            self.close()  # waits for the process: before that, its exit code may be read by two threads at once
+            failure, message = autopsy(process, killed_for_memory() > out_of_memory)
             return record_death(task, failure, message)
         finally:
             self.task = None
@@ -121,24 +123,23 @@ class Slot:
             context.set_forkserver_preload(["study.launch.worker"])
             self._executor = ProcessPoolExecutor(1, context, begin, self._beginning)
             pid = self._executor.submit(os.getpid).result()
-            self._process = next(child for child in multiprocessing.active_children() if child.pid == pid)
+            self._process = next((child for child in multiprocessing.active_children() if child.pid == pid), None)
         return self._executor
 
-    def _autopsy(self, out_of_memory: bool) -> tuple[Failure, str]:
-        """Why the process died, from its exit code and the system's count of processes killed for memory."""
-        if self._process is None:
-            return Failure.KILLED, "the worker process died as it started"
-        self._process.join(5)
-        code = self._process.exitcode or 0
-        if code >= 0:
-            return Failure.BUG, f"the worker process left with exit code {code}"
-        name = signal.Signals(-code).name
-        if code == -signal.SIGKILL:
-            reason = "the system ran out of memory" if out_of_memory else "killed"
-            return (Failure.OUT_OF_MEMORY if out_of_memory else Failure.KILLED), f"{reason} ({name})"
-        if -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            return Failure.KILLED, f"killed ({name})"
-        return Failure.BUG, f"the worker process crashed ({name})"
+
+def autopsy(process: BaseProcess | None, out_of_memory: bool) -> tuple[Failure, str]:
+    """Why a worker died, from its exit code and the system's count of processes killed for memory."""
+    code = process.exitcode if process is not None else None
+    if code is None:
+        return Failure.KILLED, "the worker process died as it started"
+    if code >= 0:
+        return Failure.BUG, f"the worker process left with exit code {code}"
+    name = signal.Signals(-code).name
+    if out_of_memory and code == -signal.SIGKILL:
+        return Failure.OUT_OF_MEMORY, f"the system ran out of memory ({name})"
+    if -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        return Failure.KILLED, f"the worker process was killed ({name})"
+    return Failure.BUG, f"the worker process crashed ({name})"
 
 
 def usable_cpus() -> int:

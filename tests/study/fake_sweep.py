@@ -1,0 +1,11 @@
+"""`python -m tests.study.fake_sweep KIND sweep.yaml ...`: a sweep whose runs are one of tests.study.fake_runs."""
+
+from __future__ import annotations
+
+import sys
+
+from study.sweep import main
+from tests.study import fake_runs
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[2:], getattr(fake_runs, sys.argv[1])))
