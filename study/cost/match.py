@@ -107,6 +107,20 @@ class Match:
     closest_shape: Solution
 
 
+@dataclass(frozen=True)
+class Request:
+    """A `match:` block, read."""
+
+    budget: Budget
+    free: tuple[str, ...]
+    tolerance: float
+    prefer: str = "cost"  # cost: nearest the budget | shape: nearest the base shape, within tolerance
+
+    def solve(self, config: DenoiserConfig) -> Solution:
+        found = match(config, self.budget, self.free, self.tolerance)
+        return found.best if self.prefer == "cost" else found.closest_shape
+
+
 class UnreachableError(ValueError):
     """No size meets the budget; the message says by how much the nearest miss."""
 
@@ -203,16 +217,18 @@ def _range(base: int, span: int) -> range:
     return range(max(1, math.ceil(base / span)), base * span + 1)
 
 
-def parse(block: Mapping[str, Any], base: DenoiserConfig) -> tuple[Budget, tuple[str, ...], float]:
+def parse(block: Mapping[str, Any], base: DenoiserConfig) -> Request:
     """Read `{gmacs: 118.6 | like: NAME | params: N | train_pflops: X, images: N, free: [...], tolerance: 1%}`."""
     for key in block:
-        require_choice("match", str(key), (*UNITS, "images", "free", "tolerance"))
+        require_choice("match", str(key), (*UNITS, "images", "free", "tolerance", "prefer"))
     given = [unit for unit in UNITS if unit in block]
     require(len(given) == 1, "match", given, f"exactly one of {', '.join(UNITS)}")
     free = block.get("free", ["depth", "width"])
     require(isinstance(free, list | tuple), "free", free, "a list of fields")
-    tolerance = percentage(block.get("tolerance", 0.01))
-    return _budget(given[0], block[given[0]], block.get("images", 0), base), tuple(free), tolerance
+    prefer = str(block.get("prefer", "cost"))
+    require_choice("prefer", prefer, ("cost", "shape"))
+    budget = _budget(given[0], block[given[0]], block.get("images", 0), base)
+    return Request(budget, tuple(map(str, free)), percentage(block.get("tolerance", 0.01)), prefer)
 
 
 def _budget(unit: str, value: Any, images: Any, base: DenoiserConfig) -> Budget:

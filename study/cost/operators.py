@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import conv_flop_count
 
 from models.macs import real_fft
 
@@ -78,16 +79,8 @@ def _plain(name: str) -> str:
 def opaque_part(operator: str) -> str:
     """The part of `Macs` that an operator of our own belongs to, read off its name (`ssm::selective_scan`)."""
     name = operator.rpartition("::")[2]
-    for word, part in {
-        "scan": "scan",
-        "conv": "fft",
-        "fft": "fft",
-        "kernel": "kernel",
-        "attention": "attention",
-    }.items():
-        if word in name:
-            return part
-    return "matmul"
+    words = {"kernel": "kernel", "tables": "kernel", "scan": "scan", "conv": "fft", "fft": "fft", "s4d": "fft"}
+    return next((part for word, part in words.items() if word in name), "matmul")
 
 
 def complex_product(first: bool, second: bool) -> int:
@@ -125,6 +118,14 @@ def product_flops(first: Tensor | float, second: Tensor | float, *_: Any, out_va
     return 2 * per_element * out_val.numel()
 
 
+def convolution_backward_flops(
+    grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *settings: Any, **_: Any
+) -> int:
+    """The forward's cost for each gradient asked for. torch's own formula forgets the groups of a depthwise one."""
+    transposed, asked = settings[4], settings[7]
+    return conv_flop_count(list(x), list(weight), list(grad), transposed=transposed) * sum(asked[:2])
+
+
 product_flops._get_raw = True  # type: ignore[attr-defined]  # FlopCounterMode: give tensors, not shapes
 
 
@@ -138,5 +139,6 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     aten._fft_c2r: fft_c2r_flops,
     aten._fft_c2c: fft_c2c_flops,
     aten.mul: product_flops,
+    aten.convolution_backward: convolution_backward_flops,
 }
-"""FLOPs (2 per MAC) of what torch's own registry leaves at zero."""
+"""FLOPs (2 per MAC) of what torch's own registry leaves at zero or gets wrong."""

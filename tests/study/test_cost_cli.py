@@ -1,0 +1,132 @@
+"""The command line: tables, sweep files, and one-line refusals."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from models import named_config
+from study.cost.__main__ import main
+
+
+def test_table_compares_with_the_paper(capsys):
+    assert main(["dit-xl/2", "diffussm-xl", "--size", "256", "512"]) == 0
+    out = capsys.readouterr().out
+    assert "118.621" in out
+    assert "524.538" in out
+    assert "fits M=2 and no other ratio" in " ".join(out.split())
+    assert "multiply-accumulates" in out
+
+
+def test_csv_and_json_and_latex_say_the_same(capsys):
+    arguments = ["dit-s/2", "--images", "1e6", "--steps", "10", "--guided"]
+    main([*arguments, "--json"])
+    (as_json,) = json.loads(capsys.readouterr().out)["rows"]
+    main([*arguments, "--csv"])
+    (as_csv,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    main([*arguments, "--latex"])
+    latex = capsys.readouterr().out
+    total = named_config("dit-s/2").macs().total
+    assert as_json["gmacs"] == float(as_csv["gmacs"]) == total / 1e9
+    assert as_json["run_gmacs"] == total * 1e6 / 1e9
+    assert as_json["sample10_guided_tmacs"] == 20 * total / 1e12
+    assert as_json["train_pflops"] == pytest.approx(6 * total * 1e6 / 1e15)
+    assert r"\toprule" in latex
+    assert "6.05567" in latex
+
+
+def test_by_module(capsys):
+    main(["dit-tiny", "--by-module"])
+    out = capsys.readouterr().out
+    assert "blocks.2" in out
+    assert "qkv" in out
+
+
+def test_memory_and_exact_backward_columns(capsys):
+    main(["dit-tiny", "--batch", "64", "--exact", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert 0 < row["activations_gib"] < row["peak_gib"]
+    assert row["train_exact_gmacs"] == pytest.approx(row["train_gmacs"], rel=0.01)
+
+
+def test_audit(capsys):
+    main(["--audit"])
+    out = capsys.readouterr().out
+    assert "13.1% fewer" in out
+    assert "a slip in the exponent" in out
+
+
+SWEEP = """
+defaults: [backbone: diffussm-tiny]
+overrides: {backbone.state: 8, train.lr: 0.001}
+axes: {backbone.M: [1, 2, 4], seed: [0, 1]}
+match: {like: diffussm-tiny, free: [depth, width], tolerance: 2%}
+"""
+
+
+def test_a_sweep_file_at_equal_compute(tmp_path, capsys):
+    path = tmp_path / "M.yaml"
+    path.write_text(SWEEP)
+    assert main([str(path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["backbone"].split()[1] for row in rows] == ["M=1", "M=2", "M=4"]
+    target = named_config("diffussm-tiny").macs().total / 1e9
+    assert all(row["gmacs"] == pytest.approx(target, rel=0.02) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dit-xxl/2"], "unknown backbone 'dit-xxl/2': did you mean"),
+        (["dit-xl/2", "--size", "100"], "size=100"),
+        (["dit-s/2", "--size", "24"], "size=(3, 3)"),
+        (["dit-s/2", "--set", "M=2"], "field='M'"),
+        (["dit-s/2", "--match", "gmacs=1e9"], "cannot be met within 1.00%"),
+        (["dit-s/2", "--match", "gmacs=6", "--free", "colour"], "free='colour'"),
+        (["dit-s/2", "--match", "latency=5"], "needs a benchmark row"),
+        (["dit-tiny", "--batch", "0"], "batch=0"),
+        (["missing.yaml"], "missing.yaml: No such file"),
+        ([], "one or more names"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_exit_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("axes: [unclosed", "not valid YAML"),
+        ("- a\n- b", "must be a mapping"),
+        ("axes: {backbone.M: [1]}", "defaults"),
+        ("defaults: [backbone: dit-tiny]\naxes: {backbone.P: 2}", "axes.backbone.P=2"),
+        ("defaults: [backbone: dit-tiny]\naxes: {backbone.M: [1]}", "field='M'"),
+        ("defaults: [backbone: dit-tiny]\nmatch: 3", "match=3"),
+    ],
+)
+def test_a_bad_sweep_file_is_named(text, message, tmp_path, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    assert main([str(path)]) == 2
+    err = capsys.readouterr().err
+    assert f"{path}: " in err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_nothing_is_allocated_for_the_largest_models():
+    """2.7 GB of float32 weights, and thirty times that in attention matrices, would not fit under this limit."""
+    command = [sys.executable, "-m", "study.cost", "dit-xl/2", "diffussm-xl", "--size", "512", "--csv"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert "524.538" in done.stdout
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20 < 1.5  # GiB: the largest child so far
