@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,18 @@ def run(config: RunConfig, show_bar: bool = False) -> State:
         return state
     trainer, facts = prepare(config)
     directory.create(config)
-    state = directory.write_state(state, status=Status.RUNNING, attempts=state.attempts + 1, failure=None, message=None)
-    directory.add_provenance(state.attempts, facts)
     with log_file(directory.log), StopRequest() as stop:
-        attempt = Attempt(config, trainer, directory, state, facts, stop)
         try:
+            attempts = state.attempts + 1
+            state = directory.write_state(state, status=Status.RUNNING, attempts=attempts, failure=None, message=None)
+            directory.add_provenance(attempts, facts)
+            attempt = Attempt(config, trainer, directory, state, facts, stop)
             with attempt.closing:
                 attempt.train(show_bar)
                 attempt.finish()
+            return attempt.state
         except BaseException as error:
-            return _ended(error, attempt)
-    return attempt.state
+            return _ended(error, directory, replace(state, images=trainer.images))
 
 
 def prepare(config: RunConfig) -> tuple[Trainer, dict[str, str]]:
@@ -225,21 +227,22 @@ def crossed(before: int, now: int, every: int) -> bool:
     return every > 0 and now // every > before // every
 
 
-def _ended(error: BaseException, attempt: Attempt) -> State:
+def _ended(error: BaseException, directory: RunDirectory, state: State) -> State:
     """Record why the attempt ended early; the traceback goes to the log only."""
     failure = classify(error)
-    stopped = isinstance(error, StoppedError)
+    status = Status.PENDING if isinstance(error, StoppedError) else Status.FAILED
     message = next(iter(str(error).splitlines()), type(error).__name__)
     log.error("%s: %s", failure, message)
     if failure is Failure.BUG:
         logging.getLogger("study.traceback").error("traceback", exc_info=error)
+    state = replace(state, status=status, failure=failure, message=message)
     try:
-        attempt.write_state(status=Status.PENDING if stopped else Status.FAILED, failure=failure, message=message)
+        directory.write_state(state)
     except OSError as also:
         log.error("the state could not be recorded: %s", also)
     if not isinstance(error, Exception):
         raise error
-    return attempt.state
+    return state
 
 
 def classify(error: BaseException) -> Failure:

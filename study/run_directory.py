@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import time
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -83,6 +84,7 @@ class RunDirectory:
 
     def create(self, config: RunConfig) -> None:
         """Make the folder, with the config frozen in it; an existing one is cleaned of a killed run's leftovers."""
+        is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.path)
@@ -91,6 +93,8 @@ class RunDirectory:
 
                 write_text(self.config, yaml.safe_dump(to_dict(config), sort_keys=False))
         except OSError as error:
+            if is_new:
+                shutil.rmtree(self.path, ignore_errors=True)
             raise ConfigError(f"results={config.results!r} is not writable: {error.strerror or error}") from error
 
     def read_state(self) -> State:

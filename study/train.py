@@ -113,12 +113,14 @@ class Trainer:
             torch._foreach_lerp_(averaged, self.parameters, 1 - min(decay, warm))
 
     def _note(self, loss: Tensor, norm: Tensor) -> None:
-        """Keep the loss for the log, and where it first went wrong. Reading either here would stall a GPU."""
+        """Keep the loss for the log, and where it first went wrong; reading either would stall a GPU, so only CPUs do."""
         self._loss_sum += loss
         self._norm = norm
         # fp16 overflows now and then by design: the scaler skips that step, and only the loss tells.
-        finite = torch.isfinite(loss) if self.scaler.is_enabled() else torch.isfinite(loss) & torch.isfinite(norm)
-        first = (self._diverged_at == 0) & ~finite
+        suspect = loss if self.scaler.is_enabled() else loss + norm
+        if self.device.type == "cpu" and math.isfinite(suspect):
+            return
+        first = (self._diverged_at == 0) & ~torch.isfinite(suspect)
         self._diverged_at = torch.where(first, self.images, self._diverged_at)
         if self.device.type == "cpu":
             self.check_finite()

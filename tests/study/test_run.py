@@ -19,6 +19,7 @@ from PIL import Image
 
 import study.checkpoint
 import study.run
+import study.run_directory
 import study.trackers
 import study.train
 from study.compose import resolve
@@ -349,3 +350,28 @@ def test_rows_are_checked(rows_file: Path, change: dict[str, object], reason: st
     with pytest.raises(ValueError, match=re.escape(reason)) as refusal:
         read_rows(rows_file)
     assert f"{rows_file}:2: " in str(refusal.value)
+
+
+def test_a_disk_that_is_full_from_the_start(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(study.run_directory, "write_text", full)
+    assert main(words) == 2
+    assert "is not writable: No space left on device" in capsys.readouterr().err
+    assert not list((tmp_path / "results" / "runs").iterdir())
+
+
+def test_a_state_that_cannot_be_written_is_said(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, value: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(study.run_directory, "write_json", full)
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "storage: [Errno 28] No space left on device" in said
+    assert "the state could not be recorded" in said
