@@ -113,7 +113,7 @@ class Trainer:
             torch._foreach_lerp_(averaged, self.parameters, 1 - min(decay, warm))
 
     def _note(self, loss: Tensor, norm: Tensor) -> None:
-        """Keep the loss for the log, and where it first went wrong; reading either would stall a GPU, so only CPUs do."""
+        """Keep the loss for the log, and where it first went wrong; only a CPU may read them now, a GPU would stall."""
         self._loss_sum += loss
         self._norm = norm
         # fp16 overflows now and then by design: the scaler skips that step, and only the loss tells.
