@@ -138,6 +138,7 @@ def _cells(plan: Mapping[str, Any]) -> tuple[Cell, ...]:
     for point in plan["points"]:
         own = {key: point["values"][key] for key in axes}
         label = " ".join(f"{names[key]}={shown(value)}" for key, value in own.items()) or "all"
+        label += f" ({point['sizes']})" if point["sizes"] else ""
         seed = " ".join(f"{key}={shown(value)}" for key, value in point["values"].items() if key in REPLICATES)
         grouped.setdefault(label, {})[seed] = point["run"]
         values[label] = own

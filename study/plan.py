@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from itertools import product
@@ -14,6 +14,7 @@ from typing import Any
 
 from study.compose import DEFAULTS, compose_tree, options
 from study.config import WITHOUT_MEANING, RunConfig, from_dict, run_id
+from study.equal_compute import EqualCompute, partner_values
 from study.lease import newest
 from study.run_directory import RunDirectory, State, Status
 from study.strict import ConfigError, nearest, unknown_key
@@ -36,6 +37,7 @@ class Point:
 
     values: Mapping[str, Value]  # by axis
     config: RunConfig
+    sizes: Mapping[str, int] = field(default_factory=dict)  # solved for by `match`
 
     @cached_property
     def run(self) -> str:
@@ -70,6 +72,10 @@ class Plan:
     def label(self, point: Point) -> str:
         return " ".join(f"{self.labels[key]}={shown(value)}" for key, value in point.values.items())
 
+    def sizes(self, point: Point) -> str:
+        """What `match` made of the point, for tables."""
+        return " ".join(f"{key.removeprefix('backbone.')}={value}" for key, value in point.sizes.items())
+
     def as_tree(self) -> dict[str, Any]:
         """What `results/<sweep>/plan.json` holds: enough to read the results without composing anything."""
         return {
@@ -79,7 +85,13 @@ class Plan:
             "together": [list(axes.values) for axes in self.sweep.axes],
             "baseline": dict(self.sweep.baseline),
             "points": [
-                {"run": point.run, "label": self.label(point), "values": dict(point.values)} for point in self.points
+                {
+                    "run": point.run,
+                    "label": self.label(point),
+                    "values": dict(point.values),
+                    "sizes": self.sizes(point),
+                }
+                for point in self.points
             ],
         }
 
@@ -95,7 +107,7 @@ def make_plan(sweep: Sweep) -> Plan:
     points, faults = [], Faults(sweep)
     for values in steps:
         try:
-            points.append(Point(values, from_dict(trees.tree(values))))
+            points.append(trees.point(values))
         except ConfigError as error:
             faults.add(str(error), values)
     faults.raise_any(len(steps))
@@ -151,6 +163,7 @@ class Trees:
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self._composed: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._equal = EqualCompute(sweep) if sweep.match else None
 
     def base(self, values: Mapping[str, Value]) -> dict[str, Any]:
         """Presets and overrides, before the fields of a point."""
@@ -162,6 +175,17 @@ class Trees:
                 put(tree, key, value)
             self._composed[words] = tree
         return self._composed[words]
+
+    def point(self, values: Mapping[str, Value]) -> Point:
+        tree = self.tree(values)
+        config = from_dict(tree)
+        if self._equal is None:
+            return Point(values, config)
+        baseline = from_dict(self.tree(partner_values(self.sweep, values)))
+        sizes = self._equal.sizes(config, tree, baseline)
+        for key, value in sizes.items():
+            put(tree, key, value)
+        return Point(values, from_dict(tree), sizes)
 
     def tree(self, values: Mapping[str, Value]) -> dict[str, Any]:
         tree = copy.deepcopy(self.base(values))
@@ -220,6 +244,8 @@ class Faults:
     def _place(self, message: str, values: Mapping[str, Value]) -> tuple[str | int, ...]:
         """The entry of the file that the complaint is about, as far as it names one."""
         named = set(re.findall(r"[\w.]*\w", message))
+        if message.startswith("match: "):
+            return ("match",)
         keys = [key for key in [*values, *self.sweep.overrides] if key in named]
         keys = keys or [key for key in values if key.rsplit(".", 1)[-1] in named]
         key = next(iter(keys), "")

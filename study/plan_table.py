@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,14 +15,15 @@ from study.launch.config import LauncherConfig, LocalConfig
 from study.launch.local import usable_cpus, visible_gpus
 from study.plan import Plan, Standing, standing
 from study.progress import duration
-from study.sweep_file import REPLICATES, same_value, shown
+from study.sweep_file import REPLICATES, distinct, same_value, shown
 from study.throughput import recorded_speed
 
 SHOWN = 40  # runs listed one by one
+UNWRAPPED = 180  # columns of a table that goes to a file
 
 
 def print_plan(plan: Plan) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else UNWRAPPED)
     speed = recorded_speed(plan.results)
     costs = {point.run: estimate(point.config, speed) for point in plan.points}
     stands = {point.run: standing(point)[0] for point in plan.points}
@@ -62,9 +64,13 @@ def worker_count(launcher: LauncherConfig) -> int:
 
 
 def _runs(plan: Plan, costs: dict[str, Cost], stands: dict[str, Standing]) -> Table:
-    table = _table(["run", *plan.labels.values(), "state"], ["params", "gmacs", "train PFLOPs", "time"])
+    table = _table(
+        ["run", *plan.labels.values(), *(["sizes"] if plan.sweep.match else []), "state"],
+        ["params", "gmacs", "train PFLOPs", "time"],
+    )
     for point in plan.points[:SHOWN]:
         values = [shown(point.values[key]) for key in plan.labels]
+        values += [plan.sizes(point)] if plan.sweep.match else []
         table.add_row(point.run, *values, stands[point.run], *_cells([costs[point.run]], [costs[point.run].params]))
     return table
 
@@ -72,7 +78,7 @@ def _runs(plan: Plan, costs: dict[str, Cost], stands: dict[str, Standing]) -> Ta
 def _per_axis(plan: Plan, costs: dict[str, Cost], stands: dict[str, Standing]) -> list[Table]:
     tables = []
     for key, label in plan.labels.items():
-        values = plan.sweep.values_of(key)
+        values = distinct(plan.sweep.values_of(key))
         if key in REPLICATES or len(values) < 2:
             continue
         table = _table([label, "runs", "done"], ["params", "gmacs", "train PFLOPs", "time"])

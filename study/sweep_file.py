@@ -114,6 +114,11 @@ def same_value(one: Value, other: Value) -> bool:
     return _spelling(one) == _spelling(other)
 
 
+def distinct(values: Sequence[Value]) -> list[Value]:
+    """Without repetitions, which axes that move together may have."""
+    return [value for index, value in enumerate(values) if not any(same_value(value, v) for v in values[:index])]
+
+
 def shown(value: Value) -> str:
     """A value as a table shows it."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
