@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 LABEL_POLICIES = ("balanced", "random")
 CPU = torch.device("cpu")
+GRID_LINE = 2  # pixels between the images of a grid
 
 Decode = Callable[[Tensor], Tensor]
 """What the process made (B,C,H,W) -> uint8 images (B,C',H',W')."""
@@ -255,16 +256,17 @@ def write_for_adm(path: Path, samples: Samples) -> None:
 
 
 def write_grid(path: Path, images: Tensor, columns: int = 10, least_side: int = 32) -> None:
-    """A PNG of uint8 images (N,C,H,W) row by row, small ones enlarged by whole pixels."""
+    """A PNG of uint8 images (N,C,H,W) row by row, small ones enlarged by whole pixels, with grey lines between."""
     count, channels, height, width = images.shape
     require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB) to be drawn")
     rows = -(-count // columns)
-    sheet = torch.zeros(rows * columns, 3, height, width, dtype=torch.uint8)
-    sheet[:count] = images.expand(-1, 3, -1, -1)
-    table = sheet.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
     zoom = max(1, -(-least_side // min(height, width)))
-    enlarged = table.repeat_interleave(zoom, dim=0).repeat_interleave(zoom, dim=1)
-    write_file(path, lambda temporary: Image.fromarray(enlarged.numpy()).save(temporary, format="PNG"))
+    cells = images.expand(-1, 3, -1, -1).repeat_interleave(zoom, dim=2).repeat_interleave(zoom, dim=3)
+    h, w = height * zoom + GRID_LINE, width * zoom + GRID_LINE
+    sheet = torch.full((rows * columns, 3, h, w), 128, dtype=torch.uint8)
+    sheet[:count, :, GRID_LINE:, GRID_LINE:] = cells
+    table = sheet.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, 3)
+    write_file(path, lambda temporary: Image.fromarray(table.numpy()).save(temporary, format="PNG"))
 
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

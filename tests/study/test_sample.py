@@ -22,6 +22,7 @@ from models import Denoiser
 from models.dit import DiT, DiTConfig
 from study.diffusion import FlowConfig, GaussianConfig, Process, SamplerConfig, make_process
 from study.sample import (
+    GRID_LINE,
     SampleNoise,
     Samples,
     labels_of,
@@ -262,9 +263,10 @@ def test_grid_places_images_row_by_row(tmp_path: Path) -> None:
     images = torch.arange(5, dtype=torch.uint8)[:, None, None, None].mul(50).expand(5, 1, 8, 16)
     write_grid(tmp_path / "grid.png", images, columns=3)
     pixels = np.asarray(Image.open(tmp_path / "grid.png"))
-    assert pixels.shape == (2 * 32, 3 * 64, 3)
-    corners = pixels[::32, ::64, 0]
-    assert corners.tolist() == [[0, 50, 100], [150, 200, 0]]
+    assert pixels.shape == (2 * (32 + GRID_LINE), 3 * (64 + GRID_LINE), 3)
+    corners = pixels[GRID_LINE :: 32 + GRID_LINE, GRID_LINE :: 64 + GRID_LINE, 0]
+    assert corners.tolist() == [[0, 50, 100], [150, 200, 128]]
+    assert (pixels[:GRID_LINE] == 128).all()
 
 
 # --- faults ----------------------------------------------------------------------------------------------------
