@@ -96,6 +96,7 @@ class _Uninitialised(TorchFunctionMode):
     ) -> Any:
         if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else (kwargs or {})["tensor"]
+        func = torch.empty if func in (torch.rand, torch.randn) else func
         return func(*args, **(kwargs or {}))
 
 
