@@ -59,4 +59,4 @@ def sincos_2d(height: int, width_cells: int, width: int) -> Tensor:
         raise ValueError(f"width={width} is not valid: must be a multiple of 4 for 2-D sinusoids")
     rows, columns = np.meshgrid(np.arange(height), np.arange(width_cells), indexing="ij")
     embedding = [sincos_1d(axis.reshape(-1).astype(np.float64), width // 2) for axis in (columns, rows)]
-    return torch.from_numpy(np.concatenate(embedding, axis=1)).float()
+    return torch.tensor(np.concatenate(embedding, axis=1), dtype=torch.float32)  # on the default device

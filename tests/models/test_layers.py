@@ -44,6 +44,12 @@ def test_the_first_half_of_grid_positions_depends_on_the_column_alone() -> None:
     assert len(np.unique(grid.reshape(15, 16).numpy(), axis=0)) == 15
 
 
+def test_grid_positions_are_made_on_the_default_device() -> None:
+    """A network is built, and costed, under `torch.device("meta")`: a stray CPU table would stop it."""
+    with torch.device("meta"):
+        assert sincos_2d(2, 3, 8).is_meta
+
+
 def test_grid_positions_refuse_a_width_without_four_parts() -> None:
     with pytest.raises(ValueError, match="width=18 is not valid: must be a multiple of 4"):
         sincos_2d(2, 2, 18)
