@@ -57,7 +57,7 @@ def moments(features: NDArray[np.floating]) -> Moments:
     """Accumulated in float64 around the mean."""
     require(features.ndim == 2, "features.shape", features.shape, "(N, d)")
     n, d = features.shape
-    require(n >= 2, "features.n", n, "at least 2 images for a covariance")
+    require(n >= 2, "images", n, "at least 2 images for a covariance")
     require(bool(np.isfinite(features).all()), "features", "NaN or infinity", "finite values")
     mean = features.mean(axis=0, dtype=np.float64)
     if n <= d:

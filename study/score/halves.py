@@ -5,9 +5,6 @@ halves A and B:
     (T_A + T_B)/2 - T_N   has mean c/N, the extrapolation in 1/N, and the quadratic noise's variance;
     (T_A - T_B)/2         has mean 0 and the linear noise's variance, plus twice the quadratic one's.
 Unlike the bootstrap it never sees an image twice, which a distance would take for structure.
-
-The linear variance of a distance grows with the distance itself, so an interval of constant width would
-miss above; as in Wilson's interval for a proportion, the variance is taken at each candidate value.
 """
 
 from __future__ import annotations
@@ -19,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.denoiser import require
+from study.score.intervals import distance_interval
 from study.score.strata import Strata
-from study.stats import Interval, t_quantile
+from study.stats import Interval
 
 Statistic = Callable[[NDArray[np.intp], NDArray[np.intp]], float]
 """(indices into the samples, indices into the reference) -> value"""
@@ -36,33 +34,21 @@ class Halves:
     sizes: tuple[int, int]  # images of the samples at the two points of the extrapolation
     at_sizes: tuple[float, float]
 
-    @property
-    def sd(self) -> float:
-        return (self.linear + self.quadratic) ** 0.5
-
     def interval(self) -> Interval:
         """95 %, for the expected value at this N."""
-        low, high = self._around_limit(self.quadratic)
+        low, high = distance_interval(self.limit, self.linear, self.quadratic, self._degrees())
         return low + self.value - self.limit, high + self.value - self.limit
 
     def limit_interval(self) -> Interval:
         """95 %, for the value of infinitely many images."""
-        return self._around_limit(self.quadratic * (1 + 1 / self.pairs))
-
-    def _around_limit(self, quadratic: float) -> Interval:
-        """All values v with (limit - v)^2 <= t^2 (quadratic + growth v)."""
-        sd = (self.linear + quadratic) ** 0.5
-        if sd == 0:
-            return self.limit, self.limit
-        t = t_quantile(self._degrees())
-        skew = t * t * self.linear / max(self.limit, sd) / 2
-        reach = (t * t * sd * sd + skew * skew) ** 0.5
-        return self.limit + skew - reach, self.limit + skew + reach
+        quadratic = self.quadratic * (1 + 1 / self.pairs)
+        return distance_interval(self.limit, self.linear, quadratic, self._degrees())
 
     def _degrees(self) -> float:
         """Satterthwaite's: the variance is (T_A - T_B)^2/4 less the excess's variance, each from `pairs` splits."""
         total, difference = self.linear + self.quadratic, self.linear + 2 * self.quadratic
-        return max(1.0, self.pairs * total**2 / (difference**2 + self.quadratic**2))
+        noise = difference**2 + self.quadratic**2
+        return self.pairs * total**2 / noise if noise else 1.0
 
 
 def halves(
@@ -77,11 +63,11 @@ def halves(
     parts = np.array([[statistic(x[side], y[side]) for side in (0, 1)] for x, y in splits])  # (pairs, 2)
     excess = parts.mean(axis=1) - whole
     difference = float(np.mean((parts[:, 0] - parts[:, 1]) ** 2)) / 4
-    quadratic = min(float(np.var(excess, ddof=1)), difference / 2)
+    quadratic = float(np.var(excess, ddof=1))
     return Halves(
         value=whole,
         limit=whole - float(excess.mean()),
-        linear=difference - 2 * quadratic,
+        linear=max(difference - 2 * quadratic, 0.0),
         quadratic=quadratic,
         pairs=pairs,
         sizes=(n, n // 2),

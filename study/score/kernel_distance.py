@@ -13,24 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.denoiser import require
+from study.score.intervals import distance_interval
 from study.score.strata import Strata, independent
-from study.stats import Interval, normal_quantile
+from study.stats import Interval
 
 Array = NDArray[np.float64]
 
 BLOCK = 2048  # rows of a kernel matrix held at once
+MOST_DEGREES = 20.0  # of freedom: a cubic kernel's tails are too heavy for the normal quantile, by simulation
 
 
 @dataclass(frozen=True)
 class KernelDistance:
     value: float  # may be slightly negative: it is unbiased
-    sd: float  # over draws of both sets
-    sizes: tuple[int, int]
+    linear: float  # variance over draws of both sets, by its two sources
+    quadratic: float
+    degrees: float  # of freedom of that variance
+
+    @property
+    def sd(self) -> float:
+        return (self.linear + self.quadratic) ** 0.5
 
     def interval(self) -> Interval:
         """95 %, for the distance between the two distributions."""
-        reach = normal_quantile() * self.sd
-        return self.value - reach, self.value + reach
+        return distance_interval(self.value, self.linear, self.quadratic, self.degrees)
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,14 @@ def kernel_distance(
     ours = kernel_reference(samples, strata)
     a, b, n, m = ours.strata, reference.strata, len(samples), len(reference.features)
     xx, yy, xy = ours.within, reference.within, kernel_means(ours.features, reference.features, a, b)
-    first = 4 * within_variance(xx.rows - xy.rows, a) / n + 4 * within_variance(yy.rows - xy.columns, b) / m
-    pairs = 2 * xx.of_pairs() / n**2 + 2 * yy.of_pairs() / m**2 + 4 * xy.of_pairs() / (n * m)
-    variance = max(first - pairs, first / 2)
-    return KernelDistance(xx.mean + yy.mean - 2 * xy.mean, variance**0.5, (n, m))
+    x_part, x_degrees = within_variance(xx.rows - xy.rows, a)
+    y_part, y_degrees = within_variance(yy.rows - xy.columns, b)
+    x_part, y_part = 4 * x_part / n, 4 * y_part / m
+    quadratic = 2 * xx.of_pairs() / n**2 + 2 * yy.of_pairs() / m**2 + 4 * xy.of_pairs() / (n * m)
+    linear = max(x_part + y_part - 2 * quadratic, 0.0)
+    noise = x_part**2 / x_degrees + y_part**2 / y_degrees
+    degrees = min((linear + quadratic) ** 2 / noise, MOST_DEGREES) if noise else 1.0
+    return KernelDistance(xx.mean + yy.mean - 2 * xy.mean, linear, quadratic, degrees)
 
 
 def kernel_means(x: Array, y: Array, a: Strata, b: Strata, within: bool = False) -> KernelMeans:
@@ -120,11 +130,15 @@ def kernel_means(x: Array, y: Array, a: Strata, b: Strata, within: bool = False)
     return KernelMeans(by_row, by_column, cells, square / (len(x) * (len(y) - within)), in_x / len(x), in_y / len(y))
 
 
-def within_variance(values: Array, strata: Strata) -> float:
-    """Of what the stratum's mean does not explain."""
+def within_variance(values: Array, strata: Strata) -> tuple[float, float]:
+    """(variance of what the stratum's mean does not explain, its degrees of freedom given the tails)."""
     counts = np.bincount(strata)
-    means = np.bincount(strata, weights=values) / counts
-    return float(np.sum((values - means[strata]) ** 2)) / (len(values) - len(counts))
+    deviations = values - (np.bincount(strata, weights=values) / counts)[strata]
+    variance = float(np.sum(deviations**2)) / (len(values) - len(counts))
+    if variance == 0:
+        return 0.0, float(len(values))
+    kurtosis = float(np.mean(deviations**4)) / variance**2
+    return variance, 2 * len(values) / max(kurtosis - 1, 2.0)
 
 
 def polynomial_kernel(x: Array, y: Array) -> Array:

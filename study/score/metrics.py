@@ -10,30 +10,29 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from models.denoiser import require, require_choice
 from study.score.frechet import Moments, frechet, frechet_halves, moments
 from study.score.halves import Halves, halves
 from study.score.inception import LOGITS, POOL, SPATIAL
 from study.score.kernel_distance import kernel_distance, kernel_reference
-from study.score.manifold import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS, Manifold, manifold
+from study.score.manifold import DENSITY_NEIGHBOURS, NAMES, PRECISION_NEIGHBOURS, manifold, manifold_sd
 from study.score.sliced import PROJECTIONS, directions, sliced_wasserstein
 from study.score.spaces import INCEPTION, Features, spaces
-from study.score.strata import Strata
-from study.stats import Interval, t_interval, wilson_interval
+from study.score.strata import Strata, independent
+from study.stats import Interval, t_interval, t_quantile
 
 PAIRS = 20  # splits into halves behind an interval
+MANIFOLD_PAIRS = 10
 SPLITS = 10  # of the inception score
-MANIFOLD = ("precision", "recall", "density", "coverage")
-IN_ANY_SPACE = ("fd_inf", "fd", "kd", *MANIFOLD)
+IN_ANY_SPACE = ("fd_inf", "fd", "kd", *NAMES)
 IN_INCEPTION = {
     "fid": ("fd", POOL),
     "fid_inf": ("fd_inf", POOL),
     "sfid": ("fd", SPATIAL),
     "kid": ("kd", POOL),
     "is": ("is", LOGITS),
-    **{name: (name, POOL) for name in MANIFOLD},
+    **{name: (name, POOL) for name in NAMES},
 }
 SLICED, AGREEMENT = "swd", "agreement"
 
@@ -125,8 +124,13 @@ class Compared:
         return frechet_halves(self.samples, reference, PAIRS, np.random.default_rng(self.seed), self.strata)
 
     @cached_property
-    def manifold(self) -> Manifold:
-        return manifold(self.samples, self.images_of_reference)
+    def manifold(self) -> dict[str, tuple[float, float]]:
+        """{metric: (value, standard deviation)}"""
+        x, y = self.samples, self.images_of_reference
+        values = manifold(x, y).means()
+        strata = self.strata or (independent(len(x)), independent(len(y)))
+        sd = manifold_sd(x, y, strata, MANIFOLD_PAIRS, np.random.default_rng(self.seed))
+        return {name: (values[name], sd[name]) for name in values}
 
     @property
     def enough_for_halves(self) -> bool:
@@ -185,12 +189,13 @@ def interval_of_splits(sd: float) -> float:
 
 
 def on_manifold(name: str) -> Callable[[Compared, bool], Estimate]:
-    """The mean of a manifold's numbers; the interval is over the images counted, the balls being as they are."""
+    """One of the four; the interval is for its expected value at this N."""
 
     def estimate(compared: Compared, relative: bool) -> Estimate:
-        each: NDArray[np.float64] = getattr(compared.manifold, name)
-        interval = t_interval(each) if name == "density" else wilson_interval(int(each.sum()), len(each))
-        return Estimate(float(each.mean()), interval)
+        value, sd = compared.manifold[name]
+        reach = t_quantile(MANIFOLD_PAIRS) * sd
+        most = float("inf") if name == "density" else 1.0
+        return Estimate(value, (max(0.0, value - reach), min(most, value + reach)))
 
     return estimate
 
@@ -213,5 +218,5 @@ ESTIMATORS: dict[str, Callable[[Compared, bool], Estimate]] = {
     "fd_inf": fd_inf,
     "kd": kd,
     "is": inception_score,
-    **{name: on_manifold(name) for name in MANIFOLD},
+    **{name: on_manifold(name) for name in NAMES},
 }
