@@ -247,7 +247,7 @@ class Faults:
         if message.startswith("match: "):
             return ("match",)
         keys = [key for key in [*values, *self.sweep.overrides] if key in named]
-        keys = keys or [key for key in values if key.rsplit(".", 1)[-1] in named]
+        keys = keys or [key for key in values if key.rsplit(".", 1)[-1] in named or f"{key}s.data" in named]
         key = next(iter(keys), "")
         if key in self.sweep.overrides:
             return ("overrides", key)
@@ -260,10 +260,8 @@ class Faults:
 def _check_defaults(sweep: Sweep) -> None:
     """Every group and preset named in `defaults`, and every preset on an axis, is known."""
     for group, preset in sweep.defaults.items():
-        place = next(
-            (place for place in sweep.source.lines if place[0:1] == ("defaults",) and place[-1] == group),
-            ("defaults",),
-        )
+        places = [place for place in sweep.source.lines if place[:1] == ("defaults",) and place[-1] == group]
+        place = min(places, key=len, default=("defaults",))  # the command line's has no index
         if group not in DEFAULTS:
             raise sweep.source.error(place, f"defaults: {unknown_key(group, list(DEFAULTS))}")
         known = list(options(group))

@@ -216,7 +216,7 @@ class _Reader:
             if isinstance(value, dict):
                 inner = next(iter(value), "...")
                 raise self._error((*keys, key), f"{keys[0]}: write {key}.{inner}: with a dot, not a nested mapping")
-        return values
+        return {key: _frozen(value) for key, value in values.items()}
 
     def _axes(self) -> Iterator[Axes]:
         for key in self._mapping(("axes",)):
@@ -252,7 +252,7 @@ class _Reader:
                 raise self._error((*keys, index), f"axis {key}: a value cannot be a mapping: {value!r}")
             if keys[0] == "axes" and any(same_value(value, earlier) for earlier in values[:index]):
                 raise self._error((*keys, index), f"axis {key} has {shown(value)} twice")
-        return tuple(tuple(value) if isinstance(value, list) else value for value in values)
+        return tuple(map(_frozen, values))
 
     def _check_axes(self, sweep: Sweep) -> None:
         keys = sweep.keys
@@ -363,6 +363,10 @@ def _put(tree: dict[str, Any], lines: dict[Keys, int], keys: Keys, value: Any, d
 def _set(tree: dict[str, Any], key: str, value: dict[str, Any]) -> dict[str, Any]:
     tree[key] = value
     return value
+
+
+def _frozen(value: Value) -> Value:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _copied(value: Any) -> Any:
