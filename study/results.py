@@ -1,9 +1,13 @@
-"""Rows: one typed, self-sufficient result each; and their files."""
+"""Rows: one typed, self-sufficient result each; and their files.
+
+python -m study.results verify|prune|migrate|export [results]
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -91,3 +95,9 @@ def _is_number(value: object) -> bool:
 def _require(holds: bool, name: str, value: object, valid: str) -> None:
     if not holds:
         raise ValueError(f"row field {name}={value!r} is not valid: must be {valid}")
+
+
+if __name__ == "__main__":
+    from study.results_command import main
+
+    sys.exit(main(sys.argv[1:]))
