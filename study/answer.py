@@ -55,7 +55,7 @@ def table(study: Study, metrics: Sequence[Metric]) -> Table:
     for cell in study.cells:
         done = sum(run in metric.values for run in cell.runs.values() for metric in metrics[:1])
         means = [_mean(mean_of(cell, metric)) for metric in metrics]
-        spent = [_plain(mean_of(cell, cost)) for cost in costs]
+        spent = [_spent(cost.name, mean_of(cell, cost)) for cost in costs]
         result.add_row(cell.label, f"{done}/{len(cell.runs)}", *means, *spent)
         if study.partner:
             result.add_row(*_difference_row(study, cell, metrics), *[""] * len(costs), end_section=True)
@@ -171,8 +171,10 @@ def _mean(estimate: Estimate | None) -> str:
     return f"{estimate.mean:.4g}" + (f" ±{estimate.reach:.2g}" if estimate.reach is not None else "")
 
 
-def _plain(estimate: Estimate | None) -> str:
-    return f"{estimate.mean:.4g}" if estimate else "-"
+def _spent(name: str, estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{estimate.mean / 1e6:.3g}M" if name == "params" else f"{estimate.mean:.4g}"
 
 
 def _missing(folder: Path, study: Study) -> list[str]:

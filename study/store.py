@@ -37,7 +37,7 @@ class Frames:
 def load(path: str | Path) -> pd.DataFrame:
     """Every row of a store, or of one sweep in it, with the config keys that differ between its runs as columns."""
     frames, wanted = _frames(path)
-    rows = frames.rows[frames.rows["run"].isin(wanted)].drop(columns=["stamp"])
+    rows = _in_order(frames.rows, wanted).drop(columns=["stamp"])
     runs = _runs(frames, wanted)
     joined = rows.merge(runs.drop(columns=["attempts"]), on="run", how="left")
     return _with_provenance(joined).reset_index(drop=True)
@@ -96,16 +96,24 @@ def _frames(path: str | Path) -> tuple[Frames, list[str]]:
     if not (folder / "runs").is_dir():
         raise ConfigError(f"{folder} holds no results: neither plan.json (a sweep) nor runs/ (a store) is there")
     frames = index(folder)
-    return frames, list(frames.runs["run"])
+    return frames, sorted(frames.runs["run"])
+
+
+def _in_order(frame: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
+    """The lines of the wanted runs, run by run in that order."""
+    place = frame["run"].map({run: index for index, run in enumerate(wanted)}).astype(float)
+    return frame[place.notna()].iloc[place.dropna().argsort(kind="stable")]
 
 
 def _runs(frames: Frames, wanted: list[str]) -> pd.DataFrame:
-    chosen = frames.runs[frames.runs["run"].isin(wanted)].drop(columns=["stamp", "rows"])
+    chosen = _in_order(frames.runs, wanted).drop(columns=["stamp", "rows"])
     facts = [name for name in RUN_COLUMNS if name in chosen]
     config = chosen.drop(columns=facts)
     config = config[[key for key in config if config[key].nunique(dropna=False) > 1]]
     decoded = {key: config[key].astype(object).map(_decoded(config[key])) for key in config}
-    return pd.concat([chosen[facts], pd.DataFrame(decoded, index=chosen.index)], axis=1)
+    plain = chosen[facts].astype(dict.fromkeys(("run", "status", "failure"), object))
+    plain["failure"] = plain["failure"].where(plain["failure"].notna(), None)
+    return pd.concat([plain, pd.DataFrame(decoded, index=chosen.index)], axis=1)
 
 
 def _decoded(column: pd.Series[Any]) -> dict[str, Any]:

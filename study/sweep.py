@@ -24,8 +24,6 @@ if TYPE_CHECKING:  # --help must not wait for torch
     from study.launch.work import Work
     from study.plan import Plan
 
-log = logging.getLogger("study.sweep")
-
 STOPPED = 130
 
 
@@ -69,8 +67,11 @@ def _sweep(options: argparse.Namespace, work: Work | None) -> int:
     print_plan(plan)
     if options.plan:
         return 0
-    talk_to_console(terminal=False)
-    return _carry_out(plan, wishes, work or run)
+    console = talk_to_console(terminal=sys.stderr.isatty())
+    try:
+        return _carry_out(plan, wishes, work or run)
+    finally:
+        logging.getLogger("study").removeHandler(console)
 
 
 def _wishes(options: argparse.Namespace, tries: int) -> Wishes:

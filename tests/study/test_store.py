@@ -1,0 +1,127 @@
+"""The store as frames: the index is never the truth, and rows of different protocols never mix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import study.store
+from study.results import Row, append_rows, read_rows, write_rows
+from study.results_command import main as results_main
+from study.run_directory import RunDirectory, Status
+from study.status import main as status_main
+from study.store import load, runs, wide
+from study.sweep import main
+from study.upkeep import migrate, verify
+from tests.study import fake_runs
+from tests.study.sweeping import sweep_file
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    assert main([str(sweep_file(tmp_path)), f"results={tmp_path / 'r'}", "launcher=inline"], fake_runs.quick) == 0
+    return tmp_path / "r"
+
+
+def any_run(results: Path) -> RunDirectory:
+    return RunDirectory(results, sorted(path.name for path in (results / "runs").iterdir())[0])
+
+
+def test_one_line_per_run_and_metric_with_the_keys_that_differ(results: Path) -> None:
+    frame = load(results / "lrs")
+    assert len(frame) == 12 * 3
+    assert set(frame["seed"]) == set(range(6))
+    assert set(frame["train.lr"]) == {0.001, 0.002}
+    assert "train.batch" not in frame
+    loss = frame[frame["metric"] == "val_loss"]
+    assert (loss["value"] == loss["train.lr"].astype(float) * 1000 + loss["seed"].astype(float) / 1000).all()
+    table = wide(frame)
+    assert len(table) == 12
+    assert (table["fd"] == table["val_loss"] * 7).all()
+
+
+def test_the_index_follows_the_files(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load(results)
+    run = any_run(results)
+    extra = Row(run=run.identity, metric="extra", value=3.0, units="", n=1, protocol="x")
+    append_rows(run.rows, [extra])
+    read: list[Path] = []
+    monkeypatch.setattr(study.store, "read_rows", lambda path: read.append(path) or read_rows(path))
+    after = load(results)
+    assert read == [run.rows]  # and none of the others
+    assert len(after) == len(before) + 1
+    load(results)
+    assert read == [run.rows]
+    run.write_state(run.read_state(), status=Status.FAILED)
+    assert set(runs(results)["status"]) == {"done", "failed"}
+
+
+@pytest.mark.parametrize("damage", ["truncate", "other", "absent"])
+def test_a_damaged_index_is_rebuilt(results: Path, damage: str) -> None:
+    before = load(results)
+    (file,) = (results / ".index").glob("rows*")
+    if damage == "truncate":
+        file.write_bytes(file.read_bytes()[:100])
+    elif damage == "other":
+        pd.read_parquet(file).iloc[:-1].to_parquet(file)
+    else:
+        file.unlink()
+    pd.testing.assert_frame_equal(load(results), before)
+
+
+def test_a_metric_under_two_protocols_has_two_columns(results: Path) -> None:
+    run = any_run(results)
+    append_rows(run.rows, [Row(run=run.identity, metric="fd", value=1.0, units="", n=1, protocol="other")])
+    columns = wide(load(results)).columns
+    assert {"fd @ fd", "fd @ other"} <= set(columns)
+    assert "fd" not in columns
+
+
+def test_verify_finds_what_is_wrong(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(results) == []
+    first, second, third = (RunDirectory(results, path.name) for path in sorted((results / "runs").iterdir())[:3])
+    first.rows.write_text('{"run": "x"}\n', encoding="utf-8")
+    write_rows(second.rows, [])
+    third.config.write_text(
+        third.config.read_text(encoding="utf-8").replace("images: 64", "images: 65"), encoding="utf-8"
+    )
+    told = {fault.run: fault.what for fault in verify(results)}
+    assert "rows.jsonl:1: not a result row" in told[first.identity]
+    assert told[second.identity] == "is done and has no rows"
+    assert "its config now means run" in told[third.identity]
+    assert len(told) == 3
+    assert results_main(["--results", str(results), "verify"]) == 1
+
+
+def test_migrate_carries_runs_over_a_renamed_and_a_new_key(results: Path) -> None:
+    """A store written before `train.clip` existed, when `train.lr` was called `train.rate`."""
+    ids = {path.name for path in (results / "runs").iterdir()}
+    for name in ids:
+        config = RunDirectory(results, name).config
+        lines = [
+            line.replace("  lr:", "  rate:") for line in config.read_text(encoding="utf-8").splitlines(keepends=True)
+        ]
+        config.write_text("".join(line for line in lines if not line.startswith("  clip:")), encoding="utf-8")
+        config.parent.rename(config.parent.with_name(f"old{name}"))
+    assert len(verify(results)) == 12
+    moved = migrate(results, added={"train.clip": 1.0}, renamed={"train.rate": "train.lr"})
+    assert {old.removeprefix("old"): new for old, new in moved} == {name: name for name in ids}
+    assert verify(results) == []
+    assert migrate(results, added={"train.clip": 1.0}, renamed={"train.rate": "train.lr"}) == []
+
+
+def test_status_and_export_from_files_alone(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = any_run(results)
+    run.write_state(run.read_state(), status=Status.RUNNING)
+    assert status_main(["lrs", "--results", str(results)]) == 0
+    out = capsys.readouterr().out
+    assert "12 runs: 11 done, 1 heartbeat gone" in out
+    assert status_main([run.identity[:8], "--results", str(results)]) == 0
+    assert "heartbeat gone" in capsys.readouterr().out
+    assert status_main(["lrss", "--results", str(results)]) == 2
+    assert "did you mean lrs?" in capsys.readouterr().err
+    file = tmp_path / "rows.csv"
+    assert results_main(["--results", str(results), "export", "lrs", str(file)]) == 0
+    assert len(pd.read_csv(file)) == 36
