@@ -125,10 +125,12 @@ class Compared:
 
     @cached_property
     def manifold(self) -> dict[str, tuple[float, float]]:
-        """{metric: (value, standard deviation)}"""
+        """{metric: (value, standard deviation)}; the latter NaN where half the images are too few."""
         x, y = self.samples, self.images_of_reference
         values = manifold(x, y).means()
         strata = self.strata or (independent(len(x)), independent(len(y)))
+        if min(len(x), len(y)) // 2 <= DENSITY_NEIGHBOURS:
+            return {name: (value, float("nan")) for name, value in values.items()}
         sd = manifold_sd(x, y, strata, MANIFOLD_PAIRS, np.random.default_rng(self.seed))
         return {name: (values[name], sd[name]) for name in values}
 
@@ -193,6 +195,8 @@ def on_manifold(name: str) -> Callable[[Compared, bool], Estimate]:
 
     def estimate(compared: Compared, relative: bool) -> Estimate:
         value, sd = compared.manifold[name]
+        if np.isnan(sd):
+            return Estimate(value)
         reach = t_quantile(MANIFOLD_PAIRS) * sd
         most = float("inf") if name == "density" else 1.0
         return Estimate(value, (max(0.0, value - reach), min(most, value + reach)))

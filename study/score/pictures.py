@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from models.denoiser import require, require_choice
-from study.config import RunConfig, to_dict
+from study.config import RunConfig, run_id, to_dict
 from study.data import SPLITS, DataConfig, Split, datasets, load
 from study.run_directory import load_config
 from study.score.frechet import Moments
@@ -140,8 +140,13 @@ def read_run(run: Path) -> Pictures:
     """The samples a run kept, with the labels asked of the model and how they were drawn."""
     samples = run / "samples"
     require(samples.is_dir(), "run", run.name, "a run that kept its samples (log.save_samples=true)")
-    config = load_config(run / "config.yaml")
-    return replace(read_folder(samples), name=run.name, data=config.data.name, sampling=sampling_of(config))
+    kept = read_folder(samples)
+    return of_run(load_config(run / "config.yaml"), kept.images, kept.labels)
+
+
+def of_run(config: RunConfig, images: Tensor, labels: Tensor | None) -> Pictures:
+    """A run's samples, on disk or not yet."""
+    return Pictures(run_id(config), images, labels, config.data.name, sampling=sampling_of(config))
 
 
 def reference_of_run(run: Path) -> Pictures:
