@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -40,10 +41,15 @@ class DenoiserConfig(ABC):
     def __post_init__(self) -> None:
         size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
         object.__setattr__(self, "size", size)
-        require(len(size) == 2 and min(size) > 0, "size", size, "two positive integers, (height, width)")
+        whole = len(size) == 2 and all(is_whole(side) and side > 0 for side in size)
+        require(whole, "size", size, "two positive integers, (height, width)")
+        for each in fields(self):
+            if each.type in ("int", int):
+                require(is_whole(getattr(self, each.name)), each.name, getattr(self, each.name), "an integer")
         require(self.channels > 0, "channels", self.channels, "a positive integer")
         require(self.classes >= 0, "classes", self.classes, "0 (unconditional) or more")
         require(0 <= self.class_dropout < 1, "class_dropout", self.class_dropout, "in [0, 1)")
+        require(self.latent_factor > 0, "latent_factor", self.latent_factor, "a positive integer")
         self.check()
 
     @abstractmethod
@@ -57,6 +63,13 @@ class DenoiserConfig(ABC):
     @abstractmethod
     def macs(self, size: tuple[int, int] | None = None) -> Macs:
         """MACs of one image of `size` (default: the config's own), in closed form."""
+
+    def idle(self) -> set[str]:
+        """Fields that change nothing, given the others: two configs that differ only in these are one network.
+
+        They are left out of run ids. A backbone adds its own to these.
+        """
+        return set() if self.classes else {"class_dropout"}
 
     @property
     def out_channels(self) -> int:
@@ -76,6 +89,10 @@ def require(holds: bool, field: str, value: object, valid: str) -> None:
     """One line that names the field, its value and what would be valid."""
     if not holds:
         raise ValueError(f"{field}={value!r} is not valid: must be {valid}")
+
+
+def is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def require_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
@@ -141,8 +158,9 @@ class Denoiser(nn.Module, ABC):
         for module in self.modules():
             for name in getattr(module, "no_weight_decay", ()):
                 parameter = module.get_parameter(name)
-                special.setdefault(getattr(module, "lr_scale", 1.0), []).append(parameter)
-                claimed.add(id(parameter))
+                if parameter.requires_grad and id(parameter) not in claimed:
+                    special.setdefault(getattr(module, "lr_scale", 1.0), []).append(parameter)
+                    claimed.add(id(parameter))
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in claimed]
         groups = [ParameterGroup("main", rest)]
         groups += [ParameterGroup("ssm", ps, False, scale) for scale, ps in sorted(special.items())]
@@ -151,7 +169,7 @@ class Denoiser(nn.Module, ABC):
     def load_reference_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load weights published under the reference code's key names; refuse partial ones."""
         own = {self.reference_key(key): key for key in self.state_dict()}
-        prefix = self._common_prefix(state, own)
+        prefix = _common_prefix(state, own)
         given = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
         if missing or unexpected:
@@ -167,13 +185,6 @@ class Denoiser(nn.Module, ABC):
     def reference_key(self, key: str) -> str:
         """The reference code's name for one of our state-dict keys; ours follow it unless overridden."""
         return key
-
-    @staticmethod
-    def _common_prefix(state: Mapping[str, Tensor], own: Mapping[str, str]) -> str:
-        """Published files often wrap the network, as in `model.diffusion_model.`"""
-        anchor = next(iter(own))
-        found = [key.removesuffix(anchor) for key in state if key.endswith(anchor)]
-        return min(found, key=len) if found else ""
 
     def _check_inputs(self, x: Tensor, t: Tensor, y: Tensor | None) -> None:
         config, shape = self.config, tuple(x.shape)
@@ -212,6 +223,16 @@ class Denoiser(nn.Module, ABC):
             )
 
 
+def _common_prefix(state: Mapping[str, Tensor], own: Iterable[str]) -> str:
+    """Published files often wrap the network, as in `model.diffusion_model.`; which of two is meant, none can say."""
+    keys = list(own)
+    prefixes = {key.removesuffix(keys[0]) for key in state if key.endswith(keys[0])}
+    whole = sorted(prefix for prefix in prefixes if all(prefix + key in state for key in keys))
+    if len(whole) > 1 and "" not in whole:
+        raise ValueError(f"state holds {len(whole)} such networks, under {', '.join(whole)}: pass the keys of one")
+    return min(whole or prefixes, key=len, default="")
+
+
 def _some(names: list[str], limit: int = 8) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more if names else "nothing"
@@ -238,13 +259,18 @@ def register(name: str, sizes: Mapping[str, DenoiserConfig]) -> Callable[[AnyDen
 
     def add(denoiser: AnyDenoiser) -> AnyDenoiser:
         existing = _REGISTRY.get(name)
-        if existing is not None and existing.denoiser.__qualname__ != denoiser.__qualname__:
-            raise ValueError(f"backbone name {name!r} is already taken by {existing.denoiser.__qualname__}")
+        if existing is not None and _path(existing.denoiser) != _path(denoiser):
+            raise ValueError(f"backbone name {name!r} is already taken by {_path(existing.denoiser)}")
         config = type(next(iter(sizes.values())))
         _REGISTRY[name] = Backbone(name, denoiser, config, dict(sizes))
         return denoiser
 
     return add
+
+
+def _path(denoiser: type[Denoiser]) -> str:
+    """Where a class was written; a reloaded module's is the same and may register again."""
+    return f"{denoiser.__module__}.{denoiser.__qualname__}"
 
 
 def backbones() -> dict[str, Backbone]:

@@ -51,10 +51,9 @@ class DiffuSSMConfig(DenoiserConfig):
     ssm_lr_scale: float = 1.0  # learning rate of dt and A, relative to the rest
 
     def check(self) -> None:
-        height, width = self.size
-        require(self.P > 0 and height % self.P == 0 and width % self.P == 0, "P", self.P, f"a divisor of {self.size}")
-        tokens = self.tokens()
-        require(self.M > 0 and tokens % self.M == 0, "M", self.M, f"a divisor of the {tokens} tokens (P={self.P})")
+        require(self.P > 0, "P", self.P, "a positive integer")
+        require(self.M > 0, "M", self.M, "a positive integer")
+        self.tokens()
         require(self.depth > 0, "depth", self.depth, "a positive integer")
         require(self.width > 0 and self.width % 4 == 0, "width", self.width, "a positive multiple of 4")
         require(2 * self.width % self.M == 0, "M", self.M, f"a divisor of 2 x width = {2 * self.width}")
@@ -74,9 +73,30 @@ class DiffuSSMConfig(DenoiserConfig):
         if self.mixer == "attention":
             require(self.heads > 0 and self.width % self.heads == 0, "heads", self.heads, f"a divisor of {self.width}")
 
-    def tokens(self, size: tuple[int, int] | None = None) -> int:
+    def idle(self) -> set[str]:
+        of_s4d = {"direction", "join", "state", "init", "discretisation", "ssm_lr_scale"}
+        idle = super().idle() | (of_s4d if self.mixer == "attention" else {"heads"})
+        if self.direction == "forward":
+            idle.add("join")
+        if self.stream == "short" or self.M == 1:
+            idle.add("resample")
+        if self.M == 1:
+            idle.add("stream")
+        if self.depth == 1:
+            idle.add("skip")
+        return idle
+
+    def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Rows and columns of patches."""
         height, width = size or self.size
-        return (height // self.P) * (width // self.P)
+        require(height % self.P == 0 and width % self.P == 0, "size", (height, width), f"divisible by P={self.P}")
+        return height // self.P, width // self.P
+
+    def tokens(self, size: tuple[int, int] | None = None) -> int:
+        rows, columns = self.grid(size)
+        tokens = rows * columns
+        require(tokens % self.M == 0, "M", self.M, f"a divisor of the {tokens} tokens (P={self.P})")
+        return tokens
 
     @property
     def learned_resampling(self) -> bool:
@@ -278,7 +298,6 @@ class DiffuSSM(Denoiser):
 
     def denoise(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         config = self.config
-        grid = (config.size[0] // config.P, config.size[1] // config.P)
         rows = patchify(x, config.P).reshape(x.shape[0], config.tokens() // config.group(), -1)
         h = self.x_embedder(rows) + self.positions.to(x.dtype)  # (B, J or L, D)
         c = self.t_embedder(t)
@@ -286,7 +305,7 @@ class DiffuSSM(Denoiser):
             c = c + self.y_embedder(cast(Tensor, y))
         h = self._trunk(h, c)
         patches = self.final_layer(h, c).reshape(x.shape[0], config.tokens(), -1)  # (B, L, P*P*out)
-        return unpatchify(patches, grid, config.P, config.out_channels)
+        return unpatchify(patches, config.grid(), config.P, config.out_channels)
 
     def _trunk(self, h: Tensor, c: Tensor) -> Tensor:
         """The blocks; with long skips, block depth-1-i first takes back what block i gave."""
@@ -308,8 +327,7 @@ class DiffuSSM(Denoiser):
         config = self.config
         if config.positions == "none":
             return torch.zeros(1, config.width)
-        grid = (config.size[0] // config.P, config.size[1] // config.P)
-        return sincos_2d(*grid, config.width).unflatten(0, (-1, config.group())).mean(1)
+        return sincos_2d(*config.grid(), config.width).unflatten(0, (-1, config.group())).mean(1)
 
     def _initialise(self) -> None:
         """As DiT: xavier linears, small embeddings, and blocks that start as the identity (adaLN-Zero)."""

@@ -70,6 +70,9 @@ class DiSConfig(DenoiserConfig):
         require(0 <= self.drop_path < 1, "drop_path", self.drop_path, "in [0, 1)")
         self.grid()
 
+    def idle(self) -> set[str]:
+        return super().idle() | ({"skip"} if self.depth == 1 else set())
+
     def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Rows and columns of patches."""
         height, width = size or self.size

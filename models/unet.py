@@ -63,6 +63,10 @@ class UNetConfig(DenoiserConfig):
         self._check_heads()
         self._area(self.size)
 
+    def idle(self) -> set[str]:
+        own = {"attention_order"} if self.attention == "transformer" else {"context_width"}
+        return super().idle() | own | (set() if self.classes else {"context_width"})
+
     def _check_factors(self) -> None:
         known = [2**level for level in range(len(self.channel_mult))]
         valid = f"distinct downsample factors among {known} (one per channel_mult)"

@@ -183,6 +183,7 @@ def run_id(config: RunConfig) -> str:
 def meaning(config: RunConfig) -> dict[str, Any]:
     """All of a config that can change the numbers, and the versions of the code that turns it into them."""
     tree = {key: value for key, value in to_dict(config).items() if key not in WITHOUT_MEANING}
+    tree["backbone"] = {key: value for key, value in tree["backbone"].items() if key not in config.backbone.idle()}
     versions = {
         "backbone": backbones()[backbone_name(config.backbone)].denoiser.version,
         "data": dataset(config.data.name).version,

@@ -172,6 +172,9 @@ def asks_reference_layout(name: str, config: DenoiserConfig) -> None:
     published = {model.reference_key(key): value for key, value in model.state_dict().items()}
     other.load_reference_state_dict(published)
     assert torch.equal(model(*batch), other(*batch))
+    two = {f"{prefix}.{key}": value for prefix in ("model", "ema") for key, value in published.items()}
+    with pytest.raises(ValueError, match=r"holds 2 such networks, under ema\., model\."):
+        other.load_reference_state_dict(two)
     published.pop(next(reversed(published)))
     with pytest.raises(ValueError, match="missing"):
         other.load_reference_state_dict(published)
@@ -182,6 +185,8 @@ def asks_parameter_groups(name: str, config: DenoiserConfig) -> None:
     grouped = [id(p) for group in model.parameter_groups() for p in group.parameters]
     assert len(grouped) == len(set(grouped)), "a parameter is in two groups"
     assert set(grouped) == {id(p) for p in model.parameters() if p.requires_grad}
+    model.requires_grad_(False)
+    assert not any(group.parameters for group in model.parameter_groups()), "a frozen parameter is in a group"
 
 
 def asks_both_ends(name: str, config: DenoiserConfig) -> None:

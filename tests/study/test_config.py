@@ -135,6 +135,14 @@ def test_what_means_the_same_shares_an_id(words: list[str]) -> None:
     assert run_id(resolve(words)) == run_id(PLAIN)
 
 
+@pytest.mark.parametrize("word", ["backbone.resample=linear", "backbone.heads=2"])
+def test_a_backbone_field_enters_the_id_only_where_it_acts(word: str) -> None:
+    plain = ["backbone=diffussm-tiny"]
+    assert run_id(resolve([*plain, word])) == run_id(resolve(plain))
+    acts = ["backbone=diffussm-tiny", "backbone.stream=full", "backbone.mixer=attention"]
+    assert run_id(resolve([*acts, word])) != run_id(resolve(acts))
+
+
 def test_a_boolean_is_not_its_name() -> None:
     """A peer's log path wrote the same for True and False, and handed out the other run's results."""
     assert run_id(resolve(["train.flip=true"])) != run_id(resolve(["train.flip=false"]))
