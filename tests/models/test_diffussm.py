@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,10 @@ from torch import Tensor
 
 from models import build, named_config
 from models.diffussm import Block, DiffuSSM, DiffuSSMConfig, PatchSSMConfig
+from models.layers.embeddings import sincos_2d
+from models.ssm.s4d import S4D
 from tests.models.conformance import awake, counted_macs, inputs
+from tests.parity_arrays import captured
 
 TINY = named_config("diffussm-tiny")
 assert isinstance(TINY, DiffuSSMConfig)
@@ -128,14 +132,59 @@ def test_attention_mixer_is_softmax_attention() -> None:
     torch.testing.assert_close(block.mixer(u), expected)
 
 
-def test_long_skips_reach_across_the_depth() -> None:
-    config = replace(TINY, depth=4, skip="long")
-    model, batch = awake(config, "diffussm-tiny").eval(), inputs(config)
-    assert len(model.skips) == 2
-    base = model(*batch)
-    with torch.no_grad():
-        model.skips[0].weight[:, config.width :] = 0  # the last block no longer hears the first
-    assert not torch.allclose(base, model(*batch))
+def test_long_skips_pair_blocks_from_either_end() -> None:
+    """Block depth-1-i takes [what comes, what block i gave]; the middle block of an odd depth takes nothing."""
+    model, batch = awake(replace(TINY, depth=5, skip="long"), "diffussm-tiny").eval(), inputs(TINY)
+    received: list[Tensor] = []
+    for skip in reversed(model.skips):
+        skip.register_forward_pre_hook(lambda _, args: received.append(args[0].detach()))
+    with captured(model, *(f"blocks.{index}" for index in range(5))) as seen:
+        model(*batch)
+    expected = [(2, 1), (3, 0)]  # what comes, and what is taken back, in order of execution
+    for joined, (comes, given_back) in zip(received, expected, strict=True):
+        assert torch.equal(joined, torch.cat([seen[f"blocks.{comes}"], seen[f"blocks.{given_back}"]], dim=-1))
+
+
+def test_initialisation() -> None:
+    """Each map is a matrix of its own to xavier's bound; embeddings start small."""
+    torch.manual_seed(0)
+    config = replace(TINY, M=2, width=128, stream="full", resample="linear", classes=100)
+    model = DiffuSSM(config)
+    block, D = model.blocks[0], 128
+    for weight in (
+        *block.up.weight,
+        *block.down.weight,
+        *block.shorten.weight,
+        *block.lengthen.weight,
+        block.w2.weight,
+    ):
+        bound = math.sqrt(6 / sum(weight.shape))
+        assert 0.98 * bound < weight.abs().max() <= bound
+    assert block.down.weight.shape == (2, 2 * D, D)
+    assert model.y_embedder is not None
+    for weight in (model.y_embedder.embedding_table.weight, model.t_embedder.mlp[0].weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert (block.adaLN_modulation[1].weight == 0).all()
+
+
+@pytest.mark.parametrize("M", [1, 2])
+def test_positions_of_a_group_are_the_mean_of_its_patches(M: int) -> None:
+    config = replace(TINY, M=M, width=16, size=(2, 4))
+    rows = sincos_2d(2, 4, 16).reshape(8 // M, M, 16)
+    torch.testing.assert_close(DiffuSSM(config).positions, rows.mean(1))
+
+
+@pytest.mark.parametrize("field", ["ssm_lr_scale", "init", "discretisation", "state", "join"])
+def test_state_space_options_reach_the_layer(field: str) -> None:
+    values = {"ssm_lr_scale": 0.25, "init": "real", "discretisation": "bilinear", "state": 6, "join": "sum"}
+    mixer = Block(replace(TINY, **{field: values[field]})).mixer
+    expected = S4D(64, **{"state": 16, field.replace("ssm_", ""): values[field]})
+    assert (mixer.lr_scale, mixer.discretisation, mixer.join) == (
+        expected.lr_scale,
+        expected.discretisation,
+        expected.join,
+    )
+    assert torch.equal(mixer.A_imag, expected.A_imag)
 
 
 CHOICES = st.fixed_dictionaries(
@@ -174,16 +223,15 @@ def test_every_combination_builds_runs_and_is_counted(fields: dict[str, object])
 
 
 def test_named_sizes_count_to_the_integer() -> None:
-    for name in ("diffussm-s", "diffussm-l", "diffussm-xl", "patchssm-xl"):
-        for side in (32, 64):
-            config = named_config(name, size=(side, side))
-            assert config.macs().matmul == counted_macs(name, config)
+    for name, side in (("diffussm-s", 32), ("diffussm-l", 32), ("diffussm-xl", 64), ("patchssm-xl", 64)):
+        config = named_config(name, size=(side, side))
+        assert config.macs().matmul == counted_macs(name, config)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"P": 3}, r"P=3 .* divisor of \(8, 8\)"),
+        ({"P": 3}, r"size=\(8, 8\) .* divisible by P=3"),
         ({"P": 0}, "P=0"),
         ({"M": 3}, r"M=3 .* divisor of the 64 tokens"),
         ({"width": 66}, "width=66 .* multiple of 4"),
@@ -191,7 +239,12 @@ def test_named_sizes_count_to_the_integer() -> None:
         ({"stream": "shrot"}, "stream='shrot' .*did you mean 'short'"),
         ({"mixer": "attention", "heads": 5}, "heads=5 .* divisor of 64"),
         ({"state": 15}, "state=15 .* even"),
-        ({"size": (8, 9), "P": 2}, "P=2"),
+        ({"size": (8, 9), "P": 2}, r"size=\(8, 9\) .* divisible by P=2"),
+        ({"latent_factor": 0}, "latent_factor=0 .* positive"),
+        ({"depth": 2.5}, "depth=2.5 .* an integer"),
+        ({"M": True}, "M=True .* an integer"),
+        ({"size": (8.0, 8)}, r"size=\(8.0, 8\) .* two positive integers"),
+        ({"size": "88"}, r"size=\('8', '8'\) .* two positive integers"),
         ({"class_dropout": 1.0}, "class_dropout=1.0"),
         ({"M": 64, "width": 16, "stream": "full", "resample": "linear"}, "M=64"),
     ],
@@ -199,6 +252,14 @@ def test_named_sizes_count_to_the_integer() -> None:
 def test_impossible_configs_are_refused_by_name(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(TINY, **fields)  # type: ignore[arg-type]
+
+
+def test_cost_of_an_impossible_size_is_refused() -> None:
+    for ask in (TINY.tokens, TINY.macs):
+        with pytest.raises(ValueError, match=r"^M=2 .* divisor of the 9 tokens"):
+            ask((3, 3))
+        with pytest.raises(ValueError, match=r"^size=\(8, 9\) .*P=2"):
+            replace(TINY, P=2).macs((8, 9))
 
 
 def test_patchified_baseline_shortens_by_patches_only() -> None:

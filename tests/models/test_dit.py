@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -96,6 +97,23 @@ def test_loads_a_wrapped_checkpoint_and_refuses_another_size() -> None:
         DiT(replace(model.config, depth=3)).load_reference_state_dict(parity.params)
     with pytest.raises(ValueError, match=r"^pos_embed=\(1, 16, 32\) is not valid: must be shape \(1, 4, 32\)"):
         DiT(replace(model.config, size=(8, 8))).load_reference_state_dict(parity.params)
+
+
+def test_initialisation_is_the_official_one() -> None:
+    """Xavier on every matrix, the patch convolution as the matrix it is; small embeddings; shut gates."""
+    torch.manual_seed(0)
+    model = DiT(replace(TINY, width=128, P=4, channels=4, classes=100))
+    block = model.blocks[0]
+    for weight in (model.x_embedder.proj.weight.flatten(1), block.attn.qkv.weight, block.mlp.fc1.weight):
+        bound = math.sqrt(6 / sum(weight.shape))
+        assert 0.98 * bound < weight.abs().max() <= bound
+    for weight in (
+        model.y_embedder.embedding_table.weight,
+        model.t_embedder.mlp[0].weight,
+        model.t_embedder.mlp[2].weight,
+    ):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert (block.adaLN_modulation[1].weight == 0).all()
 
 
 @pytest.mark.parametrize("size", PARAMETERS)
