@@ -6,7 +6,6 @@ tensor dies when the real one would. What is alive at each moment is then the pr
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -57,7 +56,7 @@ class Training:
 
     def __init__(self, model: Denoiser, precision: Precision, averages: int = 1) -> None:
         self.model, self.precision = model.train(), precision
-        self.averages = [copy.deepcopy(model).requires_grad_(False) for _ in range(averages)]
+        self.averages = [_copy(model) for _ in range(averages)]
         self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.parameters, lr=1e-4, fused=True)
 
@@ -84,6 +83,13 @@ class Training:
     def _autocast(self, device: str) -> AbstractContextManager[object]:
         dtype = AUTOCAST.get(self.precision)
         return torch.autocast(device, dtype) if dtype else nullcontext()
+
+
+def _copy(model: Denoiser) -> Denoiser:
+    """Not by `deepcopy`, which asks a fake tensor where its data is."""
+    copied = network(model.config)
+    copied.load_state_dict(model.state_dict())
+    return copied.requires_grad_(False)
 
 
 class Alive(TorchDispatchMode):
