@@ -27,6 +27,7 @@ DEFAULTS = {
     "process": "cosine",
     "train": "quick",
     "sample": "grid",
+    "score": "none",
     "machine": "default",
     "log": "default",
 }
@@ -60,6 +61,7 @@ def options(group: str) -> dict[str, Any]:
         "process": {name: _process_option(name) for name in presets.PROCESS},
         "train": {name: to_tree(preset) for name, preset in presets.TRAIN.items()},
         "sample": {name: to_tree(preset) for name, preset in presets.SAMPLE.items()},
+        "score": {name: to_tree(preset) for name, preset in presets.SCORE.items()},
         "machine": {name: to_tree(preset) for name, preset in presets.MACHINE.items()},
         "log": {name: to_tree(preset) for name, preset in presets.LOG.items()},
     }

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, Literal
 
 from models import DenoiserConfig, backbones
@@ -73,6 +74,17 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """What is computed of the samples. It changes no other number, so it is not part of a run's id."""
+
+    metrics: tuple[str, ...] = ()  # names as in docs/scores.md; `fd`, `kd`, `agreement` mean the data set's own space
+    inception_weights: str = ""  # a file; "": torch's hub cache
+
+    def __post_init__(self) -> None:
+        require(len(set(self.metrics)) == len(self.metrics), "metrics", self.metrics, "distinct names")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Seeds:
     """One seed each for the order of the data, the noise and the initial weights."""
 
@@ -129,6 +141,7 @@ class RunConfig:
     process: GaussianConfig | FlowConfig
     train: TrainConfig
     sample: SampleConfig
+    score: ScoreConfig
     seed: int
     seeds: Seeds
     machine: MachineConfig
@@ -136,7 +149,7 @@ class RunConfig:
     results: str
 
 
-WITHOUT_MEANING = ("seed", "machine", "log", "results")  # `seed` acts through `seeds` alone
+WITHOUT_MEANING = ("score", "seed", "machine", "log", "results")  # `seed` acts through `seeds` alone
 
 
 def from_dict(tree: Mapping[str, Any]) -> RunConfig:
@@ -157,6 +170,7 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
         process=process,
         train=from_tree(TrainConfig, tree["train"], "train"),
         sample=from_tree(SampleConfig, tree["sample"], "sample"),
+        score=from_tree(ScoreConfig, tree["score"], "score"),
         seed=seed,
         seeds=from_tree(Seeds, {**_all_seeds(seed), **_given(tree["seeds"], "seeds")}, "seeds"),
         machine=from_tree(MachineConfig, tree["machine"], "machine"),
@@ -211,7 +225,7 @@ def dictated_by_data(data: DataConfig, learns_variance: bool) -> dict[str, Any]:
 
 def _backbone(given: Any, data: DataConfig, process: GaussianConfig | FlowConfig) -> DenoiserConfig:
     tree, name = _split_name(given, "backbone", list(backbones()))
-    dictated = dictated_by_data(data, make_process(process).learns_variance)
+    dictated = dictated_by_data(data, _learns_variance(process))
     for key, value in dictated.items():
         if key in tree and to_tree(tree[key]) != to_tree(value):
             raise ConfigError(
@@ -219,6 +233,20 @@ def _backbone(given: Any, data: DataConfig, process: GaussianConfig | FlowConfig
                 f"must be {to_tree(value)!r}, or left out"
             )
     return from_tree(backbones()[name].config, {**tree, **dictated}, "backbone")
+
+
+@cache  # a thousand points share a process or two, and making one computes its schedule
+def _learns_variance(process: GaussianConfig | FlowConfig) -> bool:
+    return make_process(process).learns_variance
+
+
+@cache
+def _sampler_complaint(process: GaussianConfig | FlowConfig, sampler: SamplerConfig) -> str:
+    try:
+        make_process(process).check_sampler(sampler)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _process(given: Any) -> GaussianConfig | FlowConfig:
@@ -257,12 +285,9 @@ def _every_key(tree: Mapping[str, Any]) -> list[str]:
 
 def _check_together(config: RunConfig) -> None:
     """What is valid alone and impossible together."""
-    process = make_process(config.process)
-    try:
-        process.check_sampler(config.sample.sampler)
-    except ValueError as error:
-        raise ConfigError(f"sample.sampler.{error}") from error
     sampler = config.sample.sampler
+    if complaint := _sampler_complaint(config.process, sampler):
+        raise ConfigError(f"sample.sampler.{complaint}")
     if sampler.guidance != 1 and not config.backbone.has_null_class:
         raise ConfigError(
             f"sample.sampler.guidance={sampler.guidance} is not valid: must be 1, "

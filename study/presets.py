@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from study.config import LogConfig, MachineConfig, SampleConfig, TrainConfig
+from study.config import LogConfig, MachineConfig, SampleConfig, ScoreConfig, TrainConfig
 from study.diffusion import FlowConfig, GaussianConfig, SamplerConfig
 
 PROCESS: dict[str, GaussianConfig | FlowConfig] = {
@@ -34,6 +34,14 @@ SAMPLE: dict[str, SampleConfig] = {
     "grid": SampleConfig(count=100, sampler=SamplerConfig(sampler="ddim", steps="20", clip=True)),
     "flow": SampleConfig(count=100, sampler=SamplerConfig(sampler="heun", steps="20", clip=True)),
     "none": SampleConfig(count=0, sampler=SamplerConfig(sampler="ddim", steps="20", clip=True)),
+}
+
+SCORE: dict[str, ScoreConfig] = {
+    "none": ScoreConfig(),
+    # In the data set's own feature space: no download. Never called FID.
+    "quick": ScoreConfig(metrics=("fd", "kd", "agreement")),
+    # The papers' columns, for which Inception's weights must be at hand.
+    "fid": ScoreConfig(metrics=("fid", "sfid", "is", "kid", "precision", "recall")),
 }
 
 MACHINE: dict[str, MachineConfig] = {"default": MachineConfig()}

@@ -8,30 +8,34 @@ Exit codes: 0 done, 1 failed (see state.json), 2 bad input (nothing was left beh
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from study.allocator import keep_freed_memory
+from study.atomic import write_json
 from study.checkpoint import Checkpoint, CheckpointFolder
 from study.compose import resolve
 from study.config import RunConfig
 from study.interruption import StoppedError, StopRequest
+from study.lease import Holding, already_held, hold
 from study.progress import TrainingProgress
 from study.provenance import provenance
-from study.results import read_rows, write_rows
+from study.results import Row, read_rows, write_rows
 from study.rows import run_rows
 from study.run_directory import Curve, Failure, RunDirectory, State, Status
-from study.sample import draw_samples
+from study.sample import Samples, draw_samples
 from study.strict import ConfigError
 from study.trackers import check_trackers, open_trackers
 from study.train import DivergedError, Trainer, Validation
@@ -41,13 +45,26 @@ log = logging.getLogger("study.run")  # not __name__, which is __main__ on the c
 HEARTBEAT = 10.0  # seconds
 
 
-def run(config: RunConfig, show_bar: bool = False) -> State:
+def run_alone(config: RunConfig, show_bar: bool = False) -> State:
+    """`run`, refused while another process has this very run in hand."""
+    return run(config, show_bar, hold)
+
+
+def run(config: RunConfig, show_bar: bool = False, holding: Callable[[Path], Holding] = already_held) -> State:
     """Do the run, or what is left of it. Bad input is a ConfigError before anything is written; all else a state."""
     directory = RunDirectory.of(config)
     state = directory.read_state()
     if state.status is Status.DONE:
         return state
     trainer, facts = prepare(config)
+    with holding(directory.path):
+        return _run(config, show_bar, directory, trainer, facts)
+
+
+def _run(config: RunConfig, show_bar: bool, directory: RunDirectory, trainer: Trainer, facts: dict[str, str]) -> State:
+    state = directory.read_state()  # again: it may have been finished while this process got ready
+    if state.status is Status.DONE:
+        return state
     directory.create(config)
     with log_file(directory.log), StopRequest() as stop:
         try:
@@ -73,6 +90,8 @@ def prepare(config: RunConfig) -> tuple[Trainer, dict[str, str]]:
     torch.backends.cudnn.allow_tf32 = False
     check_trackers(config.log)
     check_writable(Path(config.results))
+    for metric, reason in _quality().unscorable(config).items() if config.score.metrics else ():
+        log.warning("%s will stay empty: %s", metric, reason)
     try:
         trainer = Trainer(config, device)
     except (ValueError, FileNotFoundError) as error:
@@ -110,6 +129,11 @@ def check_writable(results: Path) -> None:
         probe.rmdir()
     except OSError as error:
         raise ConfigError(f"results={str(results)!r} is not writable: {error.strerror}") from error
+
+
+def _quality() -> ModuleType:
+    """Scoring, imported when a run asks for it: torch-fidelity and torchvision take seconds to import."""
+    return importlib.import_module("study.quality")
 
 
 class Attempt:
@@ -167,11 +191,25 @@ class Attempt:
         self._track_validation(validations[decays[0]])
         self.curve.sync()
         self.stop.check()
+        rows = run_rows(self.config, self.trainer, validations, self.seconds, self.facts)
         if self.config.sample.count:
-            draw_samples(self.config, self.trainer, self.directory)
+            samples = draw_samples(self.config, self.trainer, self.directory)
             self.stop.check()
-        write_rows(self.directory.rows, run_rows(self.config, self.trainer, validations, self.seconds, self.facts))
+            rows += self._score(samples, rows[0].provenance)
+        write_rows(self.directory.rows, rows)
         self.write_state(status=Status.DONE)
+
+    def _score(self, samples: Samples, origin: Mapping[str, str]) -> list[Row]:
+        """Rows of the metrics asked for; why any stayed empty goes to `unscored.json`."""
+        if not self.config.score.metrics:
+            return []
+        rows, missing = _quality().score_rows(self.config, samples, origin)
+        for metric, reason in missing.items():
+            log.warning("%s stays empty: %s", metric, reason)
+        if missing:
+            write_json(self.directory.unscored, missing)
+        self.stop.check()
+        return rows
 
     def write_state(self, **changes: Any) -> None:
         self.state = self.directory.write_state(self.state, images=self.trainer.images, **changes)
@@ -303,7 +341,7 @@ def main(arguments: Sequence[str]) -> int:
         config = resolve(arguments)
         directory = RunDirectory.of(config)
         log.info("run %s in %s", directory.identity, directory.path)
-        state = run(config, show_bar=terminal)
+        state = run_alone(config, show_bar=terminal)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

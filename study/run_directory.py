@@ -72,6 +72,7 @@ class RunDirectory:
         self.rows = self.path / "rows.jsonl"
         self.samples = self.path / "samples"
         self.grid = self.path / "samples.png"
+        self.unscored = self.path / "unscored.json"  # {metric: why it has no row}
         self.checkpoints = self.path / "checkpoint"
         self.log = self.path / "log.txt"
         self.provenance = self.path / "provenance.json"
