@@ -12,7 +12,7 @@ from study.config import RunConfig, backbone_name
 from study.cost.memory import training_memory
 from study.cost.summary import parameters
 from study.data import dataset
-from study.diffusion import make_process
+from study.diffusion import FlowConfig, GaussianConfig, SamplerConfig, make_process
 
 GUESSED_GMACS_PER_SECOND = 12.0  # of one CPU thread, forward and backward: what small backbones reach on AVX2
 FLOAT = 4  # bytes
@@ -60,7 +60,7 @@ class Speed:
 
 
 def estimate(config: RunConfig, speed: Speed) -> Cost:
-    gmacs = config.backbone.macs().total / 1e9
+    gmacs = _macs(config.backbone) / 1e9
     work = gmacs * _forward_passes(config)
     params = count_parameters(config.backbone)
     copies = 3 + len(config.train.ema)  # weights, two moments, averages
@@ -83,8 +83,18 @@ def _forward_passes(config: RunConfig) -> float:
     heldout = min(train.validate_images, config.data.heldout or 0)
     times = len(train.ema) + (train.images // train.validate_every if train.validate_every else 0)
     guided = 2 if sample.sampler.guidance != 1 else 1
-    calls = make_process(config.process).calls(sample.sampler) * guided
+    calls = _calls(config.process, sample.sampler) * guided
     return 3 * train.images + times * heldout * train.validate_bins + sample.count * calls
+
+
+@cache
+def _calls(process: GaussianConfig | FlowConfig, sampler: SamplerConfig) -> int:
+    return make_process(process).calls(sampler)
+
+
+@cache
+def _macs(config: DenoiserConfig) -> int:
+    return config.macs().total
 
 
 @cache
@@ -103,5 +113,5 @@ def largest_memory(configs: Sequence[RunConfig]) -> tuple[int, RunConfig]:
     def batch(config: RunConfig) -> int:
         return config.machine.micro_batch or min(config.train.batch, config.train.images)
 
-    most = max(configs, key=lambda config: config.backbone.macs().total * batch(config))
+    most = max(configs, key=lambda config: _macs(config.backbone) * batch(config))
     return _memory(most.backbone, batch(most), most.train.precision, len(most.train.ema)), most

@@ -12,16 +12,22 @@ import json
 import logging
 import os
 import platform
+import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 
+from study.strict import ConfigError
+
 log = logging.getLogger(__name__)
+
+Holding = AbstractContextManager[None]
 
 BEAT = 10.0  # seconds between signs of life
 EXPIRY = 90.0  # seconds of silence after which a holder on another machine counts as dead
@@ -126,6 +132,27 @@ def take(run: Path, on_loss: Callable[[], object] = leave_at_once) -> Lease | No
     finally:
         temporary.unlink(missing_ok=True)
     return Lease(target, holder, on_loss)
+
+
+@contextmanager
+def hold(run: Path) -> Iterator[None]:
+    """The lease for as long as the block lasts; refused if somebody has it."""
+    lease = take(run)
+    if lease is None:
+        claim = newest(run)
+        who = f"process {claim.holder.pid} on {claim.holder.host}" if claim else "another process"
+        raise ConfigError(f"run {run.name} is being done by {who}: python -m study.status {run.name}")
+    try:
+        with lease:
+            yield
+    finally:
+        if not (run / "config.yaml").exists():  # refused before it became a run
+            shutil.rmtree(run, ignore_errors=True)
+
+
+def already_held(run: Path) -> Holding:
+    """In place of `hold` for a caller that has the lease."""
+    return nullcontext()
 
 
 def newest(run: Path) -> Claim | None:

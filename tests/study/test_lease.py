@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import study.lease
-from study.lease import Holder, newest, process_start, take, this_machine
+from study.lease import Holder, hold, newest, process_start, take, this_machine
+from study.strict import ConfigError
 
 
 def test_a_held_lease_is_refused_and_a_released_one_is_not(tmp_path: Path) -> None:
@@ -117,3 +118,16 @@ def test_an_answer_lost_on_the_way_is_no_defeat(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(study.lease.os, "link", twice)
     assert take(tmp_path) is not None
+
+
+def test_holding_refuses_what_is_held_and_leaves_no_folder_of_a_run_that_never_was(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "abc"
+    with hold(run):
+        with pytest.raises(ConfigError, match=f"run abc is being done by process {os.getpid()}"), hold(run):
+            raise AssertionError
+        (run / "config.yaml").touch()
+    assert (run / "config.yaml").exists()
+    other = tmp_path / "runs" / "def"
+    with pytest.raises(ConfigError, match="no"), hold(other):
+        raise ConfigError("no")
+    assert not other.exists()
