@@ -59,9 +59,10 @@ class Powers(NamedTuple):
 
 
 def power_tables(modes: Modes, length: int) -> Powers:
-    stride = 1 << math.ceil(math.log2(length) / 2)
-    a_re, a_im = modes.a_re.flatten(0, 1), modes.a_im.flatten(0, 1)
-    return Powers(_powers(a_re, a_im, stride, -(-length // stride)), _powers(a_re, -a_im, 1, stride))
+    doublings = _doublings(modes.a_re.flatten(0, 1), modes.a_im.flatten(0, 1), length)
+    stride = _stride(length)
+    bits = stride.bit_length() - 1
+    return Powers(_powers(doublings[bits:], -(-length // stride)), _powers(doublings[:bits].conj_physical(), stride))
 
 
 def split_kernel(modes: Modes, powers: Powers, length: int) -> Tensor:
@@ -89,31 +90,33 @@ def split_kernel_backward(grad: Tensor, modes: Modes, powers: Powers) -> Modes:
     return Modes(grad_a.real, grad_a.imag, grad_c.real, grad_c.imag)
 
 
+def _stride(length: int) -> int:
+    return 1 << math.ceil(math.log2(length) / 2)
+
+
 def _weights(modes: Modes) -> Tensor:
     """2c as (G, 1, n), to weigh the rows of a power table."""
     return torch.complex(2 * modes.c_re, 2 * modes.c_im).flatten(0, 1)[:, None]
 
 
-def _powers(a_re: Tensor, a_im: Tensor, step: int, count: int) -> Tensor:
-    """exp(a step j) for j < count, (G, count, n): again a product of two shorter tables.
-
-    Every factor comes from one exponential, so errors do not build up as in a recurrence.
-    """
-    inner = 1 << math.ceil(math.log2(count) / 2)
-    outer = -(-count // inner)
-    products = (
-        _exponentials(a_re, a_im, step * inner, outer)[:, :, None] * _exponentials(a_re, a_im, step, inner)[:, None]
-    )
-    return products.flatten(1, 2)[:, :count]
-
-
-def _exponentials(a_re: Tensor, a_im: Tensor, step: int, count: int) -> Tensor:
-    steps = torch.arange(count, device=a_re.device, dtype=a_re.dtype)[:, None] * step
-    log_size = a_re[:, None] * steps
+def _doublings(a_re: Tensor, a_im: Tensor, length: int) -> Tensor:
+    """exp(a 2^k) for all 2^k < length, (K, G, n); the exponents are exact."""
+    steps = torch.tensor([float(1 << k) for k in range((length - 1).bit_length())], device=a_re.device)
+    steps = steps.to(a_re.dtype)[:, None, None]
+    log_size, phase = a_re * steps, a_im * steps
     # Below float64's resolution of the largest tap anyway; products of denormals are slow on a CPU.
     size = log_size.exp().masked_fill_(log_size < NEGLIGIBLE, 0)
-    phase = a_im[:, None] * steps
     return torch.complex(size * phase.cos(), size * phase.sin())  # torch.polar is not vectorised
+
+
+def _powers(doublings: Tensor, count: int) -> Tensor:
+    """z^j for j < count, (G, count, n), from all z^(2^k) < count, (K, G, n): a product over the bits of j."""
+    _, groups, n = doublings.shape
+    powers = doublings.new_ones(groups, count, n)
+    for k, factor in enumerate(doublings):
+        known, wanted = 1 << k, min(2 << k, count)
+        torch.mul(powers[:, : wanted - known], factor[:, None], out=powers[:, known:wanted])
+    return powers
 
 
 def _moments(terms: Tensor, step: int) -> tuple[Tensor, Tensor]:
