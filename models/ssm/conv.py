@@ -1,19 +1,17 @@
 """Long convolutions: the textbook forms, and the two fast ones with their hand-written backward.
 
-Fast forms work channels first, (H, B, L), so that a channel is one contiguous matrix, and on
-two-sided filters w (streams, H, 2L-1) whose tap L-1+d weighs the input d steps earlier:
-y[s, h, b, i] = sum_j w[s, h, L-1+i-j] x[h, b, j]. Both directions and the D skip are one filter.
+Fast forms take sequences as (B, H, L) and two-sided filters w (streams, H, 2L-1) whose tap L-1+d
+weighs the input d steps earlier: y[b, s, h, i] = sum_j w[s, h, L-1+i-j] x[b, h, j]. Both directions
+and the D skip are one filter. They go a slab of channels at a time, over strided views (S, B, L).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
-SLAB_BYTES = 1 << 20
-"""Channels are transformed a slab at a time, so that padded signals and spectra stay in a CPU's cache."""
+SLAB_BYTES = 1 << 19
+"""Channels are convolved a slab at a time, so that padded signals, spectra and matrices stay in a CPU's cache."""
 
 
 def causal_conv(u: Tensor, kernel: Tensor) -> Tensor:
@@ -65,42 +63,52 @@ def transform_length(length: int) -> int:
     return n
 
 
-def spectral_conv(x: Tensor, spectra: Tensor) -> Tensor:
-    """x (H, B, L) with the transforms of filters (streams, H, bins): (streams, H, B, L); one transform of x."""
-    h, b, length = x.shape
+def slabs(x: Tensor, bytes_per_channel: int) -> list[slice]:
+    """Channels of x (B, H, L) in runs of SLAB_BYTES; all at once where there is no such cache."""
+    channels = x.shape[1]
+    width = max(1, SLAB_BYTES // max(1, bytes_per_channel)) if x.device.type == "cpu" else max(1, channels)
+    return [slice(start, min(start + width, channels)) for start in range(0, channels, width)]
+
+
+def spectral_conv(x: Tensor, spectra: Tensor, conjugate: Tensor | None = None) -> Tensor:
+    """x (B, H, L) with the transforms of filters (streams, H, bins): (B, streams, H, L); one transform of x.
+
+    `conjugate` (B, H, bins), if given, is filled with that of x, for the backward.
+    """
+    b, h, length = x.shape
     n = 2 * spectra.shape[-1] - 2
-    y = x.new_empty(len(spectra), h, b, length)
+    y = x.new_empty(b, len(spectra), h, length)
     transform = _PaddedTransform(x, n)
-    for slab in transform.slabs():
-        signal = transform(x[slab])
-        for stream, spectrum in enumerate(spectra[:, slab, None]):
+    for slab in transform.slabs:
+        signal = transform(x[:, slab])
+        if conjugate is not None:
+            torch.conj_physical(signal, out=conjugate[:, slab])
+        for stream, spectrum in enumerate(spectra[:, slab]):
             last = stream + 1 == len(spectra)
             product = signal.mul_(spectrum) if last else signal * spectrum
-            y[stream, slab] = torch.fft.irfft(product, n=n)[..., length - 1 : 2 * length - 1]
+            y[:, stream, slab] = torch.fft.irfft(product, n=n)[..., length - 1 : 2 * length - 1]
     return y
 
 
-def spectral_conv_backward(grad: Tensor, x: Tensor, spectra: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x (H, B, L) and of the filters (streams, H, 2L-1) from that of y (streams, H, B, L).
+def spectral_conv_backward(grad: Tensor, conjugate: Tensor, spectra: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x (B, H, L) and of the filters (streams, H, 2L-1) from that of y (B, streams, H, L).
 
-    Both are correlations, so their spectra are products with a conjugate; the batch is summed
-    before the filters' inverse transform. The signal's transform is recomputed, not stored.
+    Both are correlations, so their spectra are products with a conjugate, of x (B, H, bins) in one and of
+    the filters in the other; the batch is summed before the filters' inverse transform.
     """
-    length, n = x.shape[-1], 2 * spectra.shape[-1] - 2
-    grad_x = torch.empty_like(x)
-    grad_filters = x.new_empty(*spectra.shape[:2], 2 * length - 1)
-    conjugates = spectra.conj_physical()  # the lazy conj() is lost inside a compiled operator
-    transform, transform_grad = _PaddedTransform(x, n), _PaddedTransform(x, n, offset=length - 1)
-    for slab in transform.slabs():
-        signal = transform(x[slab]).conj_physical_()
+    length, n = grad.shape[-1], 2 * spectra.shape[-1] - 2
+    grad_x = torch.empty_like(grad[:, 0], memory_format=torch.contiguous_format)
+    grad_filters = grad.new_empty(*spectra.shape[:2], 2 * length - 1)
+    transform = _PaddedTransform(grad_x, n, offset=length - 1)
+    for slab in transform.slabs:
         total = torch.zeros(())
-        for stream, conjugate in enumerate(conjugates[:, slab, None]):
-            product = transform_grad(grad[stream, slab])
-            taps = torch.fft.irfft((signal * product).sum(1), n=n)
+        for stream, spectrum in enumerate(spectra[:, slab]):
+            product = transform(grad[:, stream, slab])
+            taps = torch.fft.irfft((conjugate[:, slab] * product).sum(0), n=n)
             grad_filters[stream, slab] = taps[..., : 2 * length - 1]
-            product.mul_(conjugate)
+            product.mul_(spectrum.conj_physical())  # the lazy conj() is lost inside a compiled operator
             total = product if stream == 0 else total.add_(product)
-        grad_x[slab] = torch.fft.irfft(total, n=n)[..., :length]
+        grad_x[:, slab] = torch.fft.irfft(total, n=n)[..., :length]
     return grad_x, grad_filters
 
 
@@ -108,18 +116,14 @@ class _PaddedTransform:
     """Real transforms of slabs of channels, through one buffer whose padding stays zero."""
 
     def __init__(self, x: Tensor, n: int, offset: int = 0) -> None:
-        h, b, length = x.shape
-        fitting = max(1, SLAB_BYTES // max(1, n * b * x.element_size()))
-        self.channels, self.width = h, min(h, fitting) if x.device.type == "cpu" else h
-        self.buffer = x.new_zeros(self.width, b, n)
+        b, _, length = x.shape
+        self.slabs = slabs(x, n * b * x.element_size())
+        widest = self.slabs[0].stop if self.slabs else 0
+        self.buffer = x.new_zeros(b, widest, n)
         self.place = slice(offset, offset + length)
 
-    def slabs(self) -> Iterator[slice]:
-        for start in range(0, self.channels, self.width):
-            yield slice(start, min(start + self.width, self.channels))
-
     def __call__(self, slab: Tensor) -> Tensor:
-        padded = self.buffer[: len(slab)]
+        padded = self.buffer[:, : slab.shape[1]]
         padded[..., self.place] = slab
         return torch.fft.rfft(padded)
 
@@ -131,19 +135,29 @@ def toeplitz(filters: Tensor) -> Tensor:
 
 
 def direct_conv(x: Tensor, matrices: Tensor) -> Tensor:
-    """x (H, B, L) by Toeplitz matrices (streams, H, L, L): 2L operations per output, the least at small L."""
-    y = x.new_empty(len(matrices), *x.shape)
-    for stream, matrix in zip(y, matrices, strict=True):
-        torch.bmm(x, matrix, out=stream)
+    """x (B, H, L) by Toeplitz matrices (streams, H, L, L): 2L operations per output, the least at small L."""
+    b, h, length = x.shape
+    y = x.new_empty(b, len(matrices), h, length)
+    for slab in slabs(x, length * length * x.element_size()):
+        for stream, matrix in enumerate(matrices[:, slab]):
+            y[:, stream, slab] = torch.bmm(x[:, slab].transpose(0, 1), matrix).transpose(0, 1)
     return y
 
 
 def direct_conv_backward(grad: Tensor, x: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the filters; a tap's gradient is the sum along its diagonal."""
-    grad_x = torch.bmm(grad[0], matrices[0].mT)
-    for g, matrix in zip(grad[1:], matrices[1:], strict=True):
-        grad_x.baddbmm_(g, matrix.mT)
-    return grad_x, torch.stack([_diagonal_sums(torch.bmm(x.mT, g)) for g in grad])
+    length = x.shape[-1]
+    grad_x = x.new_empty(x.shape)
+    grad_filters = x.new_empty(*matrices.shape[:2], 2 * length - 1)
+    for slab in slabs(x, length * length * x.element_size()):
+        x_slab = x[:, slab].transpose(0, 1).contiguous()  # (S, B, L)
+        total = x.new_zeros(())
+        for stream, matrix in enumerate(matrices[:, slab]):
+            g = grad[:, stream, slab].transpose(0, 1).contiguous()
+            total = torch.bmm(g, matrix.mT) if stream == 0 else total.baddbmm_(g, matrix.mT)
+            grad_filters[stream, slab] = _diagonal_sums(torch.bmm(x_slab.mT, g))
+        grad_x[:, slab] = total.transpose(0, 1)
+    return grad_x, grad_filters
 
 
 def _diagonal_sums(matrices: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ without any caller knowing. Its model MACs are those of the mathematics and do n
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,15 @@ from models.ssm.conv import (
     two_sided_backward,
     two_way_conv,
 )
-from models.ssm.kernel import Modes, Powers, power_tables, split_kernel, split_kernel_backward, vandermonde_kernel
+from models.ssm.kernel import (
+    Modes,
+    Powers,
+    empty_powers,
+    power_tables,
+    split_kernel,
+    split_kernel_backward,
+    vandermonde_kernel,
+)
 
 DIRECT_LENGTH = 64
 """Longest sequence convolved by Toeplitz matrices (measured in benchmarks/s4d_core.py)."""
@@ -40,38 +48,76 @@ def textbook(u: Tensor, modes: Modes, skip: Tensor) -> Tensor:
     return (streams + skip[..., None] * x[:, None]).flatten(1, 2).mT
 
 
-@torch.library.custom_op("ssm::s4d", mutates_args=())
 def s4d(u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor) -> Tensor:
     """u (B, L, H), modes (directions, H, n) each, D skip (streams, H) -> (B, L, streams * H) in u's dtype.
 
     Two directions with one stream are summed. Computes in float32 whatever the autocast (float64 if given).
     """
+    inputs = (u, a_re, a_im, c_re, c_im, skip)
+    # A CPU has memory to spare and no time; an accelerator the reverse.
+    keep = u.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    y: Tensor = s4d_forward(*inputs, keep)[0]
+    return y
+
+
+class Kept(NamedTuple):
+    """What the forward leaves to the backward; empty tensors where that is to compute it again."""
+
+    conjugate: Tensor  # of the transformed sequence, (B, H, bins)
+    tables: Tensor
+    coarse: Tensor
+    fine: Tensor
+
+
+@torch.library.custom_op("ssm::s4d", mutates_args=())
+def s4d_forward(
+    u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`s4d` and, if `keep`, the intermediate results of `Kept`."""
     with torch.autocast(u.device.type, enabled=False):
         modes, skip = _computable(u, Modes(a_re, a_im, c_re, c_im), skip)
-        return _convolve(u, _tables(modes, power_tables(modes, u.shape[1]), skip, u.shape[1]))
+        powers = power_tables(modes, u.shape[1])
+        tables = _tables(modes, powers, skip, u.shape[1])
+        if not keep:
+            return _convolve(u, tables), *_empty_kept(tables)
+        conjugate = _empty_conjugate(u, tables)
+        return _convolve(u, tables, conjugate), conjugate, tables, *powers
 
 
 @torch.library.custom_op("ssm::s4d_backward", mutates_args=())
 def s4d_backward(
-    grad: Tensor, u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor
+    grad: Tensor,
+    u: Tensor,
+    a_re: Tensor,
+    a_im: Tensor,
+    c_re: Tensor,
+    c_im: Tensor,
+    skip: Tensor,
+    conjugate: Tensor,
+    tables: Tensor,
+    coarse: Tensor,
+    fine: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of every input of `s4d`; kernels and spectra are recomputed, so nothing is stored between."""
+    """Gradients of every input of `s4d`, from what the forward kept or else from the inputs again."""
     with torch.autocast(u.device.type, enabled=False):
-        given, given_skip = Modes(a_re, a_im, c_re, c_im), skip
-        modes, skip = _computable(u, given, skip)
-        powers = power_tables(modes, u.shape[1])
-        tables = _tables(modes, powers, skip, u.shape[1])
-        backward = direct_conv_backward if tables.ndim == 4 else spectral_conv_backward
-        dtype = modes.a_re.dtype
-        y = channels_first(grad.to(dtype), len(skip))
-        grad_x, grad_filters = backward(y, channels_first(u.to(dtype))[0], tables)
+        given = (a_re, a_im, c_re, c_im, skip)
+        modes, skip = _computable(u, Modes(*given[:4]), skip)
+        powers = Powers(coarse, fine)
+        if not tables.numel():
+            powers = power_tables(modes, u.shape[1])
+            tables = _tables(modes, powers, skip, u.shape[1])
+        grad_y = channels_first(grad.to(skip.dtype)).unflatten(1, skip.shape)
+        if tables.ndim == 4:
+            grad_x, grad_filters = direct_conv_backward(grad_y, channels_first(u.to(skip.dtype)), tables)
+        else:
+            if not conjugate.numel():
+                n = transform_length(u.shape[1])
+                conjugate = torch.fft.rfft(channels_first(u.to(skip.dtype)), n=n).conj_physical_()
+            grad_x, grad_filters = spectral_conv_backward(grad_y, conjugate, tables)
         grad_kernels, grad_skip = two_sided_backward(grad_filters, len(modes.a_re))
-        grad_modes = split_kernel_backward(grad_kernels, modes, powers)
-        grads = (
-            g.to(m.dtype).contiguous() for g, m in zip((*grad_modes, grad_skip), (*given, given_skip), strict=True)
-        )
-        g0, g1, g2, g3, g4 = grads
-        return _tokens_first(grad_x[None], u), g0, g1, g2, g3, g4
+        grads = (*split_kernel_backward(grad_kernels, modes, powers), grad_skip)
+        g0, g1, g2, g3, g4 = (g.to(of.dtype).contiguous() for g, of in zip(grads, given, strict=True))
+        return _tokens_first(grad_x, u), g0, g1, g2, g3, g4
 
 
 @torch.library.custom_op("ssm::s4d_tables", mutates_args=())
@@ -102,27 +148,31 @@ def _tables(modes: Modes, powers: Powers, skip: Tensor, length: int) -> Tensor:
     return toeplitz(filters) if length <= DIRECT_LENGTH else torch.fft.rfft(filters, n=transform_length(length))
 
 
-def _convolve(u: Tensor, tables: Tensor) -> Tensor:
-    x = channels_first(u.to(torch.float64 if tables.dtype in (torch.float64, torch.complex128) else torch.float32))[0]
-    return _tokens_first(direct_conv(x, tables) if tables.ndim == 4 else spectral_conv(x, tables), u)
+def _convolve(u: Tensor, tables: Tensor, conjugate: Tensor | None = None) -> Tensor:
+    x = channels_first(u.to(torch.float64 if tables.dtype in (torch.float64, torch.complex128) else torch.float32))
+    y = direct_conv(x, tables) if tables.ndim == 4 else spectral_conv(x, tables, conjugate)
+    return _tokens_first(y.flatten(1, 2), u)
 
 
-def channels_first(u: Tensor, streams: int = 1) -> Tensor:
-    """(B, L, streams * H), held as such or as (B, streams * H, L), -> (streams, H, B, L)."""
-    b, length, _ = u.shape
-    if _is_transposed(u):
-        return u.mT.unflatten(1, (streams, -1)).permute(1, 2, 0, 3).contiguous()
-    # One 2-D transposition, the only one that torch does in blocks.
-    return u.reshape(b * length, -1).t().contiguous().view(streams, -1, b, length)
+def channels_first(u: Tensor) -> Tensor:
+    """(B, L, H) -> (B, H, L); free if so held."""
+    return _transposed(u)
 
 
 def _tokens_first(y: Tensor, like: Tensor) -> Tensor:
-    """(streams, H, B, L) -> (B, L, streams * H) in the dtype of `like`, and held as `like` is."""
-    streams, h, b, length = y.shape
+    """(B, H, L) -> (B, L, H) in the dtype of `like`, and held as `like` is."""
     y = y.to(like.dtype)
-    if _is_transposed(like):
-        return y.permute(2, 0, 1, 3).flatten(1, 2).contiguous().mT
-    return y.view(streams * h, b * length).t().contiguous().view(b, length, streams * h)
+    return y.mT if _is_transposed(like) else _transposed(y)
+
+
+def _transposed(x: Tensor) -> Tensor:
+    """x.mT.contiguous(); large ones a matrix at a time, the case that torch does in blocks for a CPU's cache."""
+    if x.mT.is_contiguous() or x.device.type != "cpu" or max(x.shape[1:]) < 512:
+        return x.mT.contiguous()
+    y = torch.empty_like(x.mT, memory_format=torch.contiguous_format)
+    for matrix, source in zip(y, x, strict=True):
+        matrix.copy_(source.t())
+    return y
 
 
 def _is_transposed(u: Tensor) -> bool:
@@ -136,22 +186,41 @@ def _empty_like(u: Tensor, channels: int) -> Tensor:
     return u.new_empty(b, channels, length).mT if _is_transposed(u) else u.new_empty(b, length, channels)
 
 
-@s4d.register_fake
-def _(u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor) -> Tensor:
-    return _empty_like(u, skip.shape[0] * skip.shape[1])
+def _empty_conjugate(u: Tensor, tables: Tensor) -> Tensor:
+    """Room for the transformed sequence; none for the direct form, which has none."""
+    b, _, h = u.shape
+    return tables.new_empty(0) if tables.ndim == 4 else tables.new_empty(b, h, tables.shape[-1])
+
+
+def _empty_kept(tables: Tensor) -> Kept:
+    return Kept(*(tables.new_empty(0) for _ in Kept._fields))
+
+
+@s4d_forward.register_fake
+def _(
+    u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor, keep: bool
+) -> tuple[Tensor, ...]:
+    modes, skip = _computable(u, Modes(a_re, a_im, c_re, c_im), skip)
+    y, tables = _empty_like(u, skip.shape[0] * skip.shape[1]), _empty_tables(skip, u.shape[1])
+    if not keep:
+        return y, *_empty_kept(tables)
+    return y, _empty_conjugate(u, tables), tables, *empty_powers(modes, u.shape[1])
 
 
 @s4d_backward.register_fake
-def _(grad: Tensor, u: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-    return _empty_like(u, u.shape[2]), *(part.new_empty(part.shape) for part in parts)
+def _(grad: Tensor, u: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+    return _empty_like(u, u.shape[2]), *(part.new_empty(part.shape) for part in rest[:5])
 
 
 @s4d_tables.register_fake
 def _(a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor, length: int) -> Tensor:
+    return _empty_tables(_computable(a_re, Modes(a_re, a_im, c_re, c_im), skip)[1], length)
+
+
+def _empty_tables(skip: Tensor, length: int) -> Tensor:
     if length <= DIRECT_LENGTH:
         return skip.new_empty(*skip.shape, length, length)
-    dtype = torch.complex128 if a_re.dtype == torch.float64 else torch.complex64
-    return skip.new_empty(*skip.shape, transform_length(length) // 2 + 1, dtype=dtype)
+    return skip.new_empty(*skip.shape, transform_length(length) // 2 + 1, dtype=skip.dtype.to_complex())
 
 
 @s4d_apply.register_fake
@@ -159,15 +228,18 @@ def _(u: Tensor, tables: Tensor) -> Tensor:
     return _empty_like(u, tables.shape[0] * tables.shape[1])
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:6], *output[1:])
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-    return s4d_backward(grad, *ctx.saved_tensors)
+def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad is None:  # only what was kept is used, and nothing needs its gradient
+        return (None,) * 7
+    return *s4d_backward(grad, *ctx.saved_tensors), None
 
 
-s4d.register_autograd(_backward, setup_context=_save)
+s4d_forward.register_autograd(_backward, setup_context=_save)
 
 
 def model_macs(length: int, width: int, modes: int, directions: int, streams: int) -> Macs:

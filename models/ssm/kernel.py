@@ -65,6 +65,13 @@ def power_tables(modes: Modes, length: int) -> Powers:
     return Powers(_powers(doublings[bits:], -(-length // stride)), _powers(doublings[:bits].conj_physical(), stride))
 
 
+def empty_powers(modes: Modes, length: int) -> Powers:
+    """`power_tables` without the numbers."""
+    stride, (h, n) = _stride(length), modes.a_re.shape[1:]
+    shapes = ((len(modes.a_re) * h, count, n) for count in (-(-length // stride), stride))
+    return Powers(*(modes.a_re.new_empty(shape, dtype=modes.a_re.dtype.to_complex()) for shape in shapes))
+
+
 def split_kernel(modes: Modes, powers: Powers, length: int) -> Tensor:
     """The same kernel, (directions, H, L), without the matrix of powers.
 
@@ -75,7 +82,7 @@ def split_kernel(modes: Modes, powers: Powers, length: int) -> Tensor:
 
 
 def split_kernel_backward(grad: Tensor, modes: Modes, powers: Powers) -> Modes:
-    """Gradients of the modes from that of the kernel, (directions, H, L); uses `powers` up."""
+    """Gradients of the modes from that of the kernel, (directions, H, L)."""
     (coarse, fine), weights = powers, _weights(modes)
     (blocks, n), stride = coarse.shape[1:], fine.shape[1]
     padding = (0, blocks * stride - grad.shape[-1])
@@ -83,11 +90,12 @@ def split_kernel_backward(grad: Tensor, modes: Modes, powers: Powers) -> Modes:
     grad_coarse = _deinterleave(torch.bmm(grad, _interleave(fine)), n)  # of coarse * weights
     grad_fine = _deinterleave(torch.bmm(grad.mT, _interleave(coarse * weights)), n)
     # d exp(a s) / da = s exp(a s): moments of order 0 and 1 over the steps s of each table.
-    moment_0, moment_1 = _moments(coarse.conj_physical_().mul_(grad_coarse), stride)
-    _, moment_fine = _moments(fine.mul_(grad_fine.conj_physical_()), 1)  # fine holds conj(a)
-    grad_a = (moment_1 * weights[:, 0].conj_physical() + moment_fine).view_as(modes.a_re)
+    # All are conjugated, but for those of `fine`, which holds exp(conj(a) s).
+    moment_0, moment_1 = _moments(grad_coarse.conj_physical_().mul_(coarse), stride)
+    _, moment_fine = _moments(grad_fine.conj_physical_().mul_(fine), 1)
+    grad_a = (moment_1 * weights[:, 0]).conj_physical_().add_(moment_fine).view_as(modes.a_re)
     grad_c = (2 * moment_0).view_as(modes.a_re)
-    return Modes(grad_a.real, grad_a.imag, grad_c.real, grad_c.imag)
+    return Modes(grad_a.real, grad_a.imag, grad_c.real, -grad_c.imag)
 
 
 def _stride(length: int) -> int:

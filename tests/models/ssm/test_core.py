@@ -79,6 +79,39 @@ def test_many_slabs_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("directions", "streams"), LAYOUTS)
+@pytest.mark.parametrize("length", [16, 61])
+def test_gradients_are_the_same_when_nothing_was_kept(length: int, directions: int, streams: int, form: str) -> None:
+    inputs = tuple(x.detach() for x in example(length, directions, streams))
+    grad, *kept = core.s4d_forward(*inputs, True)
+    y, *nothing = core.s4d_forward(*inputs, False)
+    assert [x.numel() for x in nothing] == [0] * 4
+    assert torch.equal(y, grad)
+    expected, actual = core.s4d_backward(grad, *inputs, *kept), core.s4d_backward(grad, *inputs, *nothing)
+    for got, wanted in zip(actual, expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12 * wanted.abs().max().item())
+
+
+def test_nothing_is_kept_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    forward = core.s4d_forward
+    monkeypatch.setattr(core, "s4d_forward", lambda *inputs: kept.append(inputs[-1]) or forward(*inputs))
+    inputs = example(20)
+    s4d(*inputs)
+    s4d(*(x.detach() for x in inputs))
+    with torch.no_grad():
+        s4d(*inputs)
+    s4d(*(x.to("meta") for x in inputs))
+    assert kept == [True, False, False, False]
+
+
+@pytest.mark.parametrize("width", [3, 600])
+def test_large_matrices_are_transposed_like_small_ones(width: int) -> None:
+    u = torch.randn(2, 5, width)
+    assert torch.equal(core.channels_first(u), u.mT)
+    assert core.channels_first(u).is_contiguous()
+
+
+@pytest.mark.parametrize(("directions", "streams"), LAYOUTS)
 def test_gradcheck(directions: int, streams: int, form: str) -> None:
     assert torch.autograd.gradcheck(s4d, example(5, directions, streams))
 
@@ -187,12 +220,15 @@ def test_operators_are_registered_soundly(length: int, transposed: bool) -> None
     inputs = example(length)
     if transposed:
         inputs = (inputs[0].detach().mT.contiguous().mT.requires_grad_(), *inputs[1:])
-    torch.library.opcheck(s4d, inputs)
+    for keep in (False, True):
+        torch.library.opcheck(core.s4d_forward, (*inputs, keep))
     plain = tuple(x.detach() for x in inputs)
     tables = core.s4d_tables(*plain[1:], length)
     torch.library.opcheck(core.s4d_tables, (*plain[1:], length))
     torch.library.opcheck(core.s4d_apply, (plain[0], tables))
-    torch.library.opcheck(core.s4d_backward, (s4d(*plain), *plain))
+    for keep in (False, True):
+        y, *kept = core.s4d_forward(*plain, keep)
+        torch.library.opcheck(core.s4d_backward, (y, *plain, *kept))
 
 
 @pytest.mark.parametrize(("directions", "streams"), LAYOUTS)
