@@ -21,6 +21,7 @@ from study.comparison import Cell, Estimate, Metric, Study, difference, mean_of,
 from study.store import load, runs
 from study.strict import ConfigError
 
+UNWRAPPED = 180  # columns
 SHOWN = 5  # metrics in the printed table; the CSV has all
 COSTS = ("params", "gmacs", "train_pflops", "images_per_second", "train_seconds")
 DETAIL = re.compile(r"val_loss_bin(?!0$)\d+$")  # bin 0, the least noise, is where loss of detail shows
@@ -30,11 +31,12 @@ def answer(folder: Path) -> str:
     """The text a sweep ends with; the plots and the full table are written beside its plan."""
     study = read_study(folder, load(folder))
     chosen = shown_metrics(study)
-    parts = [study.question, _render(table(study, chosen)), *remarks(study, chosen), *_missing(folder, study)]
+    tables = [_render(quality_table(study, chosen)), "", _render(cost_table(study)), ""]
+    parts = [study.question, "", *tables, *remarks(study, chosen), *_missing(folder, study)]
     write_file(folder / "answer.csv", lambda path: frame(study).to_csv(path, index=False))
-    write_text(folder / "answer.txt", "\n".join(part for part in parts if part) + "\n")
+    write_text(folder / "answer.txt", "\n".join(parts) + "\n")
     files = [folder / "answer.csv", *draw(study, chosen, folder)]
-    return "\n".join([*(part for part in parts if part), *map(str, files)])
+    return "\n".join([*parts, *map(str, files)])
 
 
 def shown_metrics(study: Study) -> list[Metric]:
@@ -46,19 +48,40 @@ def shown_metrics(study: Study) -> list[Metric]:
     return list(chosen.values())[:SHOWN]
 
 
-def table(study: Study, metrics: Sequence[Metric]) -> Table:
-    """Cells by metrics; under each mean its difference to the baseline."""
-    costs = [m for name in COSTS for m in study.metrics if m.is_cost and m.name == name]
-    result = Table(box=None, pad_edge=False)
-    for name in ("", "runs", *(metric.name for metric in metrics), *(cost.name for cost in costs)):
-        result.add_column(name, justify="left" if not name else "right", no_wrap=True)
+def quality_table(study: Study, metrics: Sequence[Metric]) -> Table:
+    """Per metric and cell: the mean over seeds, and its difference to the baseline."""
+    result = _table(["metric", "point"], ["runs", "mean"], ["difference to baseline"] if study.partner else [])
+    for metric in metrics:
+        for index, cell in enumerate(study.cells):
+            done = sum(run in metric.values for run in cell.runs.values())
+            row = [
+                metric.name if not index else "",
+                cell.label,
+                f"{done}/{len(cell.runs)}",
+                _mean(mean_of(cell, metric)),
+            ]
+            row += [_compared(study, cell, metric)] if study.partner else []
+            result.add_row(*row, end_section=cell is study.cells[-1])
+    return result
+
+
+def cost_table(study: Study) -> Table:
+    """Per cell what it is and what it took, in means over its runs."""
+    costs = [metric for name in COSTS for metric in study.metrics if metric.is_cost and metric.name == name]
+    result = _table(["cost of"], [cost.name for cost in costs])
     for cell in study.cells:
-        done = sum(run in metric.values for run in cell.runs.values() for metric in metrics[:1])
-        means = [_mean(mean_of(cell, metric)) for metric in metrics]
-        spent = [_spent(cost.name, mean_of(cell, cost)) for cost in costs]
-        result.add_row(cell.label, f"{done}/{len(cell.runs)}", *means, *spent)
-        if study.partner:
-            result.add_row(*_difference_row(study, cell, metrics), *[""] * len(costs), end_section=True)
+        result.add_row(cell.label, *(_spent(cost.name, mean_of(cell, cost)) for cost in costs))
+    return result
+
+
+def _table(left: Sequence[str], right: Sequence[str], rest: Sequence[str] = ()) -> Table:
+    result = Table(box=None, pad_edge=False)
+    for name in left:
+        result.add_column(name, no_wrap=True)
+    for name in right:
+        result.add_column(name, justify="right", no_wrap=True)
+    for name in rest:
+        result.add_column(name, no_wrap=True)
     return result
 
 
@@ -140,10 +163,8 @@ def draw(study: Study, metrics: Sequence[Metric], folder: Path) -> list[Path]:
     return files
 
 
-def _difference_row(study: Study, cell: Cell, metrics: Sequence[Metric]) -> list[str]:
-    if cell.label in study.baselines:
-        return ["  baseline", "", *[""] * len(metrics)]
-    return ["  difference", "", *(_difference(difference(study, cell, metric)) for metric in metrics)]
+def _compared(study: Study, cell: Cell, metric: Metric) -> str:
+    return "baseline" if cell.label in study.baselines else _difference(difference(study, cell, metric))
 
 
 def _difference(estimate: Estimate | None) -> str:
@@ -152,7 +173,7 @@ def _difference(estimate: Estimate | None) -> str:
     if estimate.reach is None:
         return f"{estimate.mean:+.3g} (one seed)"
     told = f"{estimate.mean:+.3g} ±{estimate.reach:.2g}"
-    return told if estimate.beyond_noise else f"within noise ({told})"
+    return told if estimate.beyond_noise else f"{told}  within noise"
 
 
 def _verdict(study: Study, cell: Cell, estimate: Estimate | None) -> str:
@@ -192,7 +213,7 @@ def _missing(folder: Path, study: Study) -> list[str]:
 
 def _render(table: Table) -> str:
     text = io.StringIO()
-    Console(file=text, width=200, highlight=False).print(table)
+    Console(file=text, width=UNWRAPPED, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
