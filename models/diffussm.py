@@ -119,7 +119,8 @@ class DiffuSSMConfig(DenoiserConfig):
         embed = cost.linear(rows, group * self.channels * self.P**2, D)
         head = cost.linear(1, D, 2 * D) + cost.linear(rows, D, group * self.out_channels * self.P**2)
         skips = (self.depth // 2 if self.skip == "long" else 0) * cost.linear(rows, 2 * D, D)
-        edges = Macs(elementwise=rows * D * 3)  # position sum, final norm and modulation
+        # Position sum, final norm and modulation; SiLU of the time MLP and of the final layer, label sum.
+        edges = Macs(elementwise=3 * rows * D + (3 if self.classes else 2) * D)
         return condition + embed + head + skips + edges + self.depth * self.block_macs(L)
 
     def block_macs(self, L: int) -> Macs:
@@ -130,7 +131,8 @@ class DiffuSSMConfig(DenoiserConfig):
         if self.learned_resampling:
             dense += cost.linear(L, D, D // self.M) + cost.linear(J, D, self.M * D)
         rows = L // self.group()
-        pointwise = Macs(elementwise=rows * D * 4 + J * D * 8 + L * D)  # norm, modulate, gate, add; s(.), product
+        # Norm, modulation, gate, residual sum; s(.) of W0, Wdown, W2, W1 and their product; s(Wup); SiLU.
+        pointwise = Macs(elementwise=4 * rows * D + 9 * J * D + L * D + D)
         return cost.linear(1, D, 3 * D) + dense + self.mixer_macs(L) + fusion + pointwise
 
     def mixer_macs(self, L: int) -> Macs:
@@ -151,7 +153,7 @@ class UpScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         ratio, inputs, outputs = self.weight.shape
         flat = F.linear(x, self.weight.transpose(1, 2).reshape(ratio * outputs, inputs), self.bias.flatten())
-        return flat.reshape(x.shape[0], -1, outputs)
+        return flat.reshape(x.shape[0], x.shape[1] * ratio, outputs)
 
 
 class DownScale(nn.Module):
@@ -167,7 +169,7 @@ class DownScale(nn.Module):
         ratio, inputs, outputs = self.weight.shape
         offsets = x.reshape(-1, ratio, inputs).transpose(0, 1)  # (M, B*J, inputs)
         mapped = torch.baddbmm(self.bias[:, None], offsets, self.weight)  # (M, B*J, outputs)
-        return mapped.transpose(0, 1).reshape(x.shape[0], -1, ratio * outputs)
+        return mapped.transpose(0, 1).reshape(x.shape[0], x.shape[1] // ratio, ratio * outputs)
 
 
 class MeanPool(nn.Module):
@@ -298,13 +300,13 @@ class DiffuSSM(Denoiser):
 
     def denoise(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         config = self.config
-        rows = patchify(x, config.P).reshape(x.shape[0], config.tokens() // config.group(), -1)
+        rows = patchify(x, config.P).unflatten(1, (-1, config.group())).flatten(2)  # (B, J or L, pixels)
         h = self.x_embedder(rows) + self.positions.to(x.dtype)  # (B, J or L, D)
         c = self.t_embedder(t)
         if self.y_embedder is not None:
             c = c + self.y_embedder(cast(Tensor, y))
         h = self._trunk(h, c)
-        patches = self.final_layer(h, c).reshape(x.shape[0], config.tokens(), -1)  # (B, L, P*P*out)
+        patches = self.final_layer(h, c).unflatten(2, (config.group(), -1)).flatten(1, 2)  # (B, L, P*P*out)
         return unpatchify(patches, config.grid(), config.P, config.out_channels)
 
     def _trunk(self, h: Tensor, c: Tensor) -> Tensor:

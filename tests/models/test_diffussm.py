@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models import build, named_config
-from models.diffussm import Block, DiffuSSM, DiffuSSMConfig, PatchSSMConfig
+from models.diffussm import TIME_FREQUENCIES, Block, DiffuSSM, DiffuSSMConfig, PatchSSMConfig
 from models.layers.embeddings import sincos_2d
 from models.ssm.s4d import S4D
 from tests.models.conformance import awake, counted_macs, inputs
+from tests.models.tracing import traced_call, traced_elements
 from tests.parity_arrays import captured
 
 TINY = named_config("diffussm-tiny")
@@ -226,6 +227,31 @@ def test_named_sizes_count_to_the_integer() -> None:
     for name, side in (("diffussm-s", 32), ("diffussm-l", 32), ("diffussm-xl", 64), ("patchssm-xl", 64)):
         config = named_config(name, size=(side, side))
         assert config.macs().matmul == counted_macs(name, config)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"stream": "full"}, {"M": 4, "classes": 0, "depth": 2}, {"mixer": "attention", "heads": 4}]
+)
+def test_elementwise_counts_each_norm_modulation_gate_sum_and_activation_once(fields: dict[str, object]) -> None:
+    """Read off a traced call, mixers apart; a modulation is a product and a sum."""
+    config = replace(TINY, **fields)  # type: ignore[arg-type]
+    L, D = config.tokens(), config.width
+    rows, J = L // config.group(), L // config.M
+    with torch.device("meta"):
+        mixer, u = Block(config).mixer.eval(), torch.empty(1, L, D)
+    traced = traced_elements(DiffuSSM, config)
+    traced.subtract({kind: config.depth * count for kind, count in traced_call(mixer, u).items()})
+    products = traced["product"] - (config.depth + 1) * rows * D - TIME_FREQUENCIES // 2
+    assert products == config.depth * (rows * D + 2 * J * D)  # gates, fusion
+    seen = traced["norm"] + traced["activation"] + traced["sum"] + products
+    assert config.macs().elementwise - config.depth * config.mixer_macs(L).elementwise == seen
+
+
+@pytest.mark.parametrize("stream", ["short", "full"])
+def test_an_empty_batch_gives_an_empty_batch(stream: str) -> None:
+    config = replace(TINY, stream=stream)
+    x, t, y = (part[:0] for part in inputs(config) if part is not None)
+    assert build("diffussm-tiny", stream=stream)(x, t, y).shape == (0, 1, 8, 8)
 
 
 @pytest.mark.parametrize(

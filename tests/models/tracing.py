@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import Denoiser, DenoiserConfig
@@ -41,10 +41,14 @@ class _Elements(TorchDispatchMode):
 
 def traced_elements(denoiser: type[Denoiser], config: DenoiserConfig) -> Counter[str]:
     """{norm, activation, sum, product}: elements, for one image on the meta device."""
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"):
         model = denoiser(config).eval()
         x, t = torch.empty(1, config.channels, *config.size), torch.zeros(1)
         y = torch.zeros(1, dtype=torch.int64) if config.classes else None
-        with _Elements() as elements:
-            model(x, t, y)
+    return traced_call(model, x, t, y)
+
+
+def traced_call(module: nn.Module, *inputs: Tensor | None) -> Counter[str]:
+    with torch.device("meta"), torch.no_grad(), _Elements() as elements:
+        module(*inputs)
     return elements.seen
