@@ -107,3 +107,12 @@ def failing(config: RunConfig) -> State:
     if config.seed == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return quick(config)
+
+
+def stubborn(config: RunConfig) -> State:
+    """Does not care to be stopped."""
+    directory = RunDirectory.of(config)
+    with StopRequest(), alone(directory):
+        for _ in range(600):
+            time.sleep(0.1)
+    return directory.read_state()

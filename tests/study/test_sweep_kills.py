@@ -78,6 +78,21 @@ def test_a_parent_killed_leaves_no_worker_behind_and_ctrl_c_can_be_resumed(tmp_p
     assert_store_whole(results)
 
 
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    file, results = sweep_file(tmp_path), tmp_path / "results"
+    process = start("stubborn", str(file), f"results={results}")
+    assert wait_until_busy(process, results)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    os.kill(process.pid, signal.SIGINT)
+    status, _, errors = finish(process, timeout=30)
+    assert status == 130
+    assert "Traceback" not in errors
+    assert finish(start("quick", str(file), f"results={results}"))[0] == 0
+    assert len(all_rows(results)) == 12
+
+
 def test_fifty_rounds_of_two_sweeps_at_once_on_one_store(tmp_path: Path) -> None:
     """Overlapping points: every run is done once, whoever does it."""
     other = SWEEP.replace("[0, 1, 2, 3, 4, 5]", "[3, 4, 5, 6]").replace("0.002]", "0.003]")
