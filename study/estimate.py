@@ -99,7 +99,7 @@ def _macs(config: DenoiserConfig) -> int:
 
 @cache
 def count_parameters(config: DenoiserConfig) -> int:
-    return parameters(config).total
+    return parameters(config).trainable
 
 
 @cache
