@@ -84,7 +84,8 @@ def _matmul(inputs: Sequence[Value], outputs: Sequence[Value]) -> Counter[str]:
     """Output elements times the inner dimension; a baddbmm's factors come second and third."""
     left, right = inputs[1:3] if outputs[0].node().kind() == "aten::baddbmm" else inputs[:2]
     part = "attention" if _is_activation(left) and _is_activation(right) else "matmul"
-    return Counter({part: math.prod(_shape(outputs[0])) * _shape(left)[-1]})
+    per_product = complex_product(_is_complex(left), _is_complex(right)) or 1
+    return Counter({part: per_product * math.prod(_shape(outputs[0])) * _shape(left)[-1]})
 
 
 def _linear(inputs: Sequence[Value], outputs: Sequence[Value]) -> Counter[str]:
@@ -104,14 +105,24 @@ def _einsum(inputs: Sequence[Value], outputs: Sequence[Value]) -> Counter[str]:
     equation = inputs[0].toIValue().replace(" ", "")
     terms = equation.partition("->")[0].split(",")
     operands = list(inputs[1].node().inputs())
-    shapes = [zip(term, _shape(value), strict=True) for term, value in zip(terms, operands, strict=True)]
-    sizes = dict(pair for shape in shapes for pair in shape)
-    contracted = set(sizes) - set(equation.partition("->")[2])
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, map(_shape, operands), strict=True):
+        for name, size in zip(_axes(term, len(shape)), shape, strict=True):
+            sizes[name] = max(size, sizes.get(name, 1))  # axes under an ellipsis broadcast
+    result = equation.partition("->")[2]
+    contracted = {name for name in sizes if name not in result and not (len(name) > 1 and "..." in result)}
     if len(terms) == 1 or not contracted:
         return Counter(elementwise=math.prod(_shape(outputs[0])) if len(terms) > 1 else 0)
     part = "attention" if all(map(_is_activation, operands)) else "matmul"
     per_product = complex_product(*(_is_complex(v) for v in operands[:2])) or 1
     return Counter({part: per_product * math.prod(sizes.values())})
+
+
+def _axes(term: str, dimensions: int) -> list[str]:
+    """The names of a term's axes; those under an ellipsis are numbered from the last."""
+    before, dots, after = term.partition("...")
+    hidden = dimensions - len(before) - len(after) if dots else 0
+    return [*before, *(f"...{n}" for n in range(hidden, 0, -1)), *after]
 
 
 def _attention(inputs: Sequence[Value], outputs: Sequence[Value]) -> Counter[str]:

@@ -118,6 +118,16 @@ def product_flops(first: Tensor | float, second: Tensor | float, *_: Any, out_va
     return 2 * per_element * out_val.numel()
 
 
+def matrix_product_flops(first: Tensor, second: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
+    """torch's own formula takes complex matrices for real ones."""
+    per_product = complex_product(first.is_complex(), second.is_complex()) or 1
+    return 2 * per_product * out_val.numel() * first.shape[-1]
+
+
+def added_matrix_product_flops(_: Tensor, *factors: Any, **keywords: Any) -> int:
+    return matrix_product_flops(*factors, **keywords)
+
+
 def convolution_backward_flops(
     grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *settings: Any, **_: Any
 ) -> int:
@@ -126,7 +136,10 @@ def convolution_backward_flops(
     return conv_flop_count(list(x), list(weight), list(grad), transposed=transposed) * sum(asked[:2])
 
 
-product_flops._get_raw = True  # type: ignore[attr-defined]  # FlopCounterMode: give tensors, not shapes
+# FlopCounterMode: give these tensors, not shapes.
+product_flops._get_raw = True  # type: ignore[attr-defined]
+matrix_product_flops._get_raw = True  # type: ignore[attr-defined]
+added_matrix_product_flops._get_raw = True  # type: ignore[attr-defined]
 
 
 def _is_complex(x: Tensor | float) -> bool:
@@ -139,6 +152,10 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     aten._fft_c2r: fft_c2r_flops,
     aten._fft_c2c: fft_c2c_flops,
     aten.mul: product_flops,
+    aten.mm: matrix_product_flops,
+    aten.bmm: matrix_product_flops,
+    aten.addmm: added_matrix_product_flops,
+    aten.baddbmm: added_matrix_product_flops,
     aten.convolution_backward: convolution_backward_flops,
 }
 """FLOPs (2 per MAC) of what torch's own registry leaves at zero or gets wrong."""
