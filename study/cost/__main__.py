@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
 
 from models.denoiser import DenoiserConfig, named_config, require
 from study.cost.match import parse
-from study.cost.summary import Cost, at_pixels, cost, with_fields
-from study.cost.sweepfile import read_sweep
+from study.cost.summary import Cost, at_pixels, cost
 from study.cost.table import Asked, as_csv, as_json, as_latex, print_audit, print_modules, print_rows, row
+from study.strict import from_tree, to_tree
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -28,13 +31,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, metavar="B", help="predict training memory at this batch")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--exact", action="store_true", help="count the backward pass by tracing it")
-    parser.add_argument("--by-module", action="store_true", help="a tree of modules")
     parser.add_argument("--match", metavar="UNIT=VALUE", help="gmacs=118.6, like=dit-xl/2, params=6e8, train_pflops=50")
-    parser.add_argument("--free", nargs="+", default=["depth", "width"], metavar="FIELD", help="what --match may vary")
+    parser.add_argument("--free", nargs="+", metavar="FIELD", help="what --match may vary (depth and width)")
     parser.add_argument("--tolerance", default="1%", help="of --match (1%%)")
     parser.add_argument("--prefer", choices=("cost", "shape"), default="cost", help="among sizes within tolerance")
-    parser.add_argument("--audit", action="store_true", help="the papers' totals, recomputed")
+    parser.add_argument("--audit", action="store_true", help="print the papers' totals, recomputed")
     shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--by-module", action="store_true", help="print trees of modules")
     for form in ("json", "csv", "latex"):
         shape.add_argument(f"--{form}", action="store_true")
     return parser.parse_args(argv)
@@ -44,21 +47,46 @@ def networks(asked: argparse.Namespace) -> list[tuple[str, DenoiserConfig]]:
     """Every network asked for, at every size, matched to the budget when there is one."""
     found: list[tuple[str, DenoiserConfig]] = []
     for what in asked.what:
-        found += read_sweep(Path(what)) if what.endswith((".yaml", ".yml")) else [_named(what, asked.set)]
+        found += _swept(Path(what)) if what.endswith((".yaml", ".yml")) else [_named(what, asked.set)]
     if asked.size:
         found = [(name, at_pixels(config, pixels)) for name, config in found for pixels in asked.size]
     return [_matched(name, config, asked) for name, config in found] if asked.match else found
 
 
+def _swept(path: Path) -> list[tuple[str, DenoiserConfig]]:
+    """Every distinct network of a sweep, named by the preset, the axes and the solved sizes that make it."""
+    from study.compose import DEFAULTS  # these read hydra, which names alone do not need
+    from study.plan import make_plan
+    from study.sweep_file import read_sweep, shown
+
+    plan = make_plan(read_sweep(path))
+    named: dict[DenoiserConfig, str] = {}
+    for point in plan.points:
+        chosen = {**DEFAULTS, **plan.sweep.defaults, **point.values}
+        own = [key for key in point.values if key == "data" or key.startswith("backbone.")]
+        words = [str(chosen["backbone"]), *(f"{plan.labels[key]}={shown(point.values[key])}" for key in own)]
+        named.setdefault(point.config.backbone, " ".join([*words, plan.sizes(point)]).strip())
+    return [(name, config) for config, name in named.items()]
+
+
 def _named(name: str, assignments: Sequence[str]) -> tuple[str, DenoiserConfig]:
-    fields = dict(_assignment("set", text) for text in assignments)
-    config = with_fields(named_config(name), {key: yaml.safe_load(value) for key, value in fields.items()})
-    return " ".join([name, *assignments]), config
+    config, fields = named_config(name), dict(_assignment("set", text) for text in assignments)
+    values = {key: _yaml(key, text) for key, text in fields.items()}
+    return " ".join([name, *assignments]), from_tree(type(config), {**to_tree(config), **values})
+
+
+def _yaml(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{key}={text!r} is not valid: must be a YAML value") from error
 
 
 def _matched(name: str, config: DenoiserConfig, asked: argparse.Namespace) -> tuple[str, DenoiserConfig]:
     unit, value = _assignment("match", asked.match)
-    block = {unit: value, "free": asked.free, "tolerance": asked.tolerance, "prefer": asked.prefer}
+    block = {unit: value, "tolerance": asked.tolerance, "prefer": asked.prefer}
+    if asked.free:
+        block["free"] = asked.free
     if unit == "train_pflops":
         block["images"] = asked.images or 0
     solution = parse(block, config).solve(config)
@@ -74,11 +102,14 @@ def _assignment(option: str, text: str) -> tuple[str, str]:
 
 def report(asked: argparse.Namespace, console: Console) -> None:
     if asked.audit:
+        prints = "a table of its own: leave out names and --json, --csv, --latex, --by-module"
+        require(not (asked.what or asked.json or asked.csv or asked.latex or asked.by_module), "audit", True, prints)
         print_audit(console)
-    if not asked.what:
-        require(asked.audit, "backbones", asked.what, "one or more names or sweep files (or --audit)")
         return
+    require(bool(asked.what), "backbones", asked.what, "one or more names or sweep files (or --audit)")
     require(asked.steps > 0, "steps", asked.steps, "a positive integer")
+    given = asked.images is None or (math.isfinite(asked.images) and asked.images > 0)
+    require(given, "images", asked.images, "a positive number")
     derive = Asked(asked.steps, asked.guided, asked.images, asked.batch, asked.precision, asked.exact)
     costs = [cost(name, config) for name, config in networks(asked)]
     if asked.by_module:
@@ -103,6 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import product
 from typing import Any
 
 from models.denoiser import DenoiserConfig, backbones, named_config, require, require_choice
-from study.cost.summary import BACKWARD, FLOPS_PER_MAC, at_pixels, parameters, with_fields
+from study.cost.summary import BACKWARD, FLOPS_PER_MAC, parameters, with_fields
 
 SPANS = (2, 4, 8, 16)  # how far from the base a field may go: the narrowest span with a solution decides
 FEW_VALUES = 64  # try each; more are bisected, cost growing with a size
@@ -223,7 +223,7 @@ def parse(block: Mapping[str, Any], base: DenoiserConfig) -> Request:
         require_choice("match", str(key), (*UNITS, "images", "free", "tolerance", "prefer"))
     given = [unit for unit in UNITS if unit in block]
     require(len(given) == 1, "match", given, f"exactly one of {', '.join(UNITS)}")
-    free = block.get("free", ["depth", "width"])
+    free = block.get("free", [name for name in ("depth", "width") if hasattr(base, name)])
     require(isinstance(free, list | tuple), "free", free, "a list of fields")
     prefer = str(block.get("prefer", "cost"))
     require_choice("prefer", prefer, ("cost", "shape"))
@@ -235,9 +235,10 @@ def _budget(unit: str, value: Any, images: Any, base: DenoiserConfig) -> Budget:
     if unit == "latency":
         raise ValueError("match: latency needs a benchmark row, and no benchmark of this machine exists: use gmacs")
     if unit == "like":
+        other = named_config(str(value))
         # The other backbone sees the same images, so at this base's resolution.
-        pixels = base.size[0] * base.latent_factor
-        return Budget("gmacs", at_pixels(named_config(str(value)), pixels).macs().total / 1e9)
+        height, width = (side * base.latent_factor // other.latent_factor for side in base.size)
+        return Budget("gmacs", replace(other, size=(height, width)).macs().total / 1e9)
     return Budget(unit, number(unit, value), number("images", images))
 
 

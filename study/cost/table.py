@@ -8,16 +8,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD, Box
 from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
 from models.denoiser import DenoiserConfig
 from models.macs import Macs
-from study.cost.audit import audit, claims
+from study.cost.audit import AuditRow, audit, claims
 from study.cost.memory import Precision, training_memory
 from study.cost.published import published_model
 from study.cost.summary import Cost
@@ -87,10 +88,10 @@ def _memory(config: DenoiserConfig, asked: Asked) -> Row:
 def _published(cost: Cost) -> Row:
     found = published_model(cost.name, cost.pixels)
     if found is None:
-        return {"published_gmacs": None, "off": None, "published_params_m": None, "published_in": None, "note": None}
+        return dict.fromkeys(("published_gmacs", "published_off", "published_params_m", "published_in", "note"))
     return {
         "published_gmacs": found.gmacs,
-        "off": None if found.gmacs is None else found.gmacs / (cost.macs.total / 1e9) - 1,
+        "published_off": None if found.gmacs is None else found.gmacs / (cost.macs.total / 1e9) - 1,
         "published_params_m": found.params_m,
         "published_in": f"{found.source} ({found.obtained})",
         "note": found.note or None,
@@ -123,7 +124,7 @@ def _latex_line(cells: Sequence[str]) -> str:
 
 
 def print_rows(rows: Sequence[Row], console: Console) -> None:
-    columns = [name for name in _filled(rows) if name not in ("note", "published_in", "published_params_m")]
+    columns = [name for name in _filled(rows) if name not in ("note", "published_in")]
     lines = [[_text(name, r[name]) for name in columns] for r in rows]
     print_table(None, columns, lines, console)
     for r in rows:
@@ -140,22 +141,26 @@ def _filled(rows: Sequence[Row]) -> list[str]:
 def _text(column: str, value: object) -> str:
     if value is None:
         return ""
-    if column == "off" and isinstance(value, float):
+    if column == "published_off" and isinstance(value, float):
         return f"{value:+.2%}"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def print_table(title: str | None, columns: Sequence[str], lines: Sequence[Sequence[str]], console: Console) -> None:
-    """Never cut: on a terminal too narrow for its columns the table lies on its side; a pipe gets any width."""
+def print_table(title: str | None, columns: Sequence[str], lines: Iterable[Sequence[str]], console: Console) -> None:
+    """Never cut: a table too wide for the terminal lies on its side or is set tighter; a pipe gets any width."""
+    lines = list(lines)
     table = _table(title, columns, lines)
     if console.is_terminal and _width(table) > console.width:
         turned = list(zip(columns, *lines, strict=True))
-        table = _table(title, turned[0], turned[1:])
+        forms = (_table(title, turned[0], turned[1:]), _table(title, columns, lines, box=SIMPLE_HEAD))
+        table = min(forms, key=_width)
     Console(file=console.file, width=max(console.width, _width(table))).print(table)
 
 
-def _table(title: str | None, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(title: str | None, columns: Sequence[str], lines: Iterable[Sequence[str]], box: Box = HEAVY_HEAD) -> Table:
+    table = Table(
+        title=title, title_justify="left", box=box, pad_edge=box is HEAVY_HEAD, padding=(0, int(box is HEAVY_HEAD))
+    )
     for name in columns:
         table.add_column(name, no_wrap=True, justify="left" if name in LEFT else "right")
     for line in lines:
@@ -199,20 +204,21 @@ def _module_text(macs: Macs) -> str:
 
 def print_audit(console: Console) -> None:
     """Published totals against images x MACs, and the comparisons drawn from them."""
-    lines = [
-        [
-            r.printed.method,
-            str(r.printed.resolution),
-            _text("", r.printed.images_m),
-            f"{r.gmacs:.2f}" + ("" if r.printed.backbone else " (printed)"),
-            f"{r.recomputed:.3g}",
-            _text("", r.printed.total_gflops),
-            f"{r.implied_gmacs:.1f}",
-            r.verdict,
-        ]
-        for r in audit()
-    ]
-    columns = ["method", "px", "images_m", "gmacs", "images x gmacs", "printed", "implied gmacs", "verdict"]
-    print_table("Total Gflops of the DiffuSSM table, recomputed", columns, lines, console)
+    rows = audit()
+    columns = ["method", "px", "images_m", "gmacs", "product", "printed", "implied", "verdict"]
+    print_table("Total Gflops of the DiffuSSM table against images x gmacs", columns, map(_audited, rows), console)
+    console.print(
+        "product: images x gmacs. implied: printed / images. * : a printed gmacs, of a network that is not here.",
+        highlight=False,
+    )
+    for r in rows:
+        if r.why:
+            console.print(f"{r.printed.method} at {r.printed.resolution} px: {r.why}.", highlight=False)
     sentences = [[c.text, c.found, "holds" if c.holds else "does not hold"] for c in claims()]
     print_table("What the text says of them", ["claim", "by the table", "verdict"], sentences, console)
+
+
+def _audited(r: AuditRow) -> list[str]:
+    gmacs = f"{r.gmacs:.1f}" + ("" if r.printed.backbone else "*")
+    totals = [f"{r.recomputed:.3g}", _text("", r.printed.total_gflops), f"{r.implied_gmacs:.1f}"]
+    return [r.printed.method, str(r.printed.resolution), _text("", r.printed.images_m), gmacs, *totals, r.verdict]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from models import named_config
-from study.cost.__main__ import main
+from study.cost.__main__ import arguments as parse_arguments
+from study.cost.__main__ import main, report
 
 
 def test_table_compares_with_the_paper(capsys):
@@ -69,6 +72,37 @@ match: {like: diffussm-tiny, free: [depth, width], tolerance: 2%}
 """
 
 
+def test_a_sweep_is_costed_at_the_size_of_its_data(tmp_path, capsys):
+    """As it will be run: one row per network, whatever the seeds."""
+    path = tmp_path / "both.yaml"
+    path.write_text("defaults: [data: digits8]\naxes: {backbone: [dit-s/2, unet-tiny], seed: [0, 1]}")
+    assert main([str(path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["backbone"], row["px"]) for row in rows] == [("dit-s/2", 8), ("unet-tiny", 8)]
+
+
+def test_what_match_may_vary_follows_the_backbone(capsys):
+    """A U-Net has no depth."""
+    assert main(["unet-tiny", "--match", "like=unet-tiny", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["backbone"].startswith("unet-tiny width=")
+
+
+@pytest.mark.parametrize("arguments", [["--audit"], ["dit-xl/2", "diffussm-xl", "--size", "256", "512"]])
+def test_nothing_is_cut_or_wider_than_a_narrow_terminal(arguments):
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=80)
+    report(parse_arguments(arguments), console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    command = f"{shlex.quote(sys.executable)} -m study.cost dit-tiny | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stderr == ""
+
+
 def test_a_sweep_file_at_equal_compute(tmp_path, capsys):
     path = tmp_path / "M.yaml"
     path.write_text(SWEEP)
@@ -85,12 +119,21 @@ def test_a_sweep_file_at_equal_compute(tmp_path, capsys):
         (["dit-xxl/2"], "unknown backbone 'dit-xxl/2': did you mean"),
         (["dit-xl/2", "--size", "100"], "size=100"),
         (["dit-s/2", "--size", "24"], "size=(3, 3)"),
-        (["dit-s/2", "--set", "M=2"], "field='M'"),
+        (["dit-s/2", "--set", "M=2"], "unknown key M"),
+        (["dit-s/2", "--set", "depth=deep"], "depth='deep' is not valid: must be an integer"),
+        (["dit-s/2", "--set", "depth=1.5"], "depth=1.5 is not valid: must be an integer"),
+        (["dit-s/2", "--set", "width=null"], "width=None"),
+        (["diffussm-s", "--set", "M=true"], "M=True"),
+        (["dit-s/2", "--set", "depth=[1"], "depth='[1' is not valid: must be a YAML value"),
+        (["dit-s/2", "--images", "-4"], "images=-4.0 is not valid: must be a positive number"),
+        (["dit-s/2", "--images", "nan"], "images=nan"),
+        (["dit-s/2", "--audit"], "audit=True"),
+        (["--audit", "--json"], "audit=True"),
         (["dit-s/2", "--match", "gmacs=1e9"], "cannot be met within 1.00%"),
         (["dit-s/2", "--match", "gmacs=6", "--free", "colour"], "free='colour'"),
         (["dit-s/2", "--match", "latency=5"], "needs a benchmark row"),
         (["dit-tiny", "--batch", "0"], "batch=0"),
-        (["missing.yaml"], "missing.yaml: No such file"),
+        (["missing.yaml"], "missing.yaml cannot be read: No such file"),
         ([], "one or more names"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -105,12 +148,12 @@ def test_bad_input_is_one_line_and_exit_2(arguments, message, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("axes: [unclosed", "not valid YAML"),
-        ("- a\n- b", "must be a mapping"),
-        ("axes: {backbone.M: [1]}", "defaults"),
-        ("defaults: [backbone: dit-tiny]\naxes: {backbone.P: 2}", "axes.backbone.P=2"),
-        ("defaults: [backbone: dit-tiny]\naxes: {backbone.M: [1]}", "field='M'"),
-        ("defaults: [backbone: dit-tiny]\nmatch: 3", "match=3"),
+        ("axes: [unclosed", "expected ',' or ']'"),
+        ("- a\n- b", "mapping"),
+        ("axes: {backbone.M: [1]}", "axis backbone.M names no field"),
+        ("defaults: [backbone: dit-tiny]\naxes: {backbone.P: 2}", ":2: axis backbone.P=2 is not valid: must be a list"),
+        ("defaults: [backbone: dit-tiny]\naxes: {backbone.P: [3]}", "P=3"),
+        ("defaults: [backbone: dit-tiny]\nmatch: 3\naxes: {seed: [0]}", "match: must be a mapping"),
     ],
 )
 def test_a_bad_sweep_file_is_named(text, message, tmp_path, capsys):
@@ -118,14 +161,15 @@ def test_a_bad_sweep_file_is_named(text, message, tmp_path, capsys):
     path.write_text(text)
     assert main([str(path)]) == 2
     err = capsys.readouterr().err
-    assert f"{path}: " in err
+    assert str(path) in err
     assert message in err
     assert err.count("\n") == 1
 
 
 CHILD = """
 import resource, sys
-from study.cost.__main__ import main
+from study.cost.__main__ import arguments as parse_arguments
+from study.cost.__main__ import main, report
 code = main(["dit-xl/2", "diffussm-xl", "--size", "512", "--csv"])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
 sys.exit(code)
