@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from models import Denoiser, backbones
 from study.config import RunConfig, TrainConfig, backbone_name
-from study.data import ImageSet, load
+from study.data import load
 from study.diffusion import make_process
 from study.draws import Draws, generator
 from study.provenance import cpu_features
@@ -53,10 +53,11 @@ class Trainer:
         self.network = new_network(config).to(device)
         self.averages = [copy.deepcopy(self.network).requires_grad_(False).eval() for _ in config.train.ema]
         self.parameters: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
-        self.averaged = [_averaged_parameters(average, self.network) for average in self.averages]
+        self.averaged = [_paired(average, self.network) for average in self.averages]
         self.optimizer = new_optimizer(self.network, config.train)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
         self.draws = Draws(load(config.data, "train").to(device), self.process, config.seeds, config.train.flip)
+        self.held_out = load(config.data, "heldout")  # now, for bad images must be refused before training
         if config.machine.checkpoint_activations:
             recompute_blocks(self.network)
         self.forward: nn.Module = torch.compile(self.network) if config.machine.compile else self.network  # type: ignore[assignment]
@@ -144,18 +145,20 @@ class Trainer:
     def validate(self, average: int = 0) -> Validation:
         """Score one set of averaged weights on every held-out image in every bin."""
         train = self.config.train
-        held_out = load(self.config.data, "heldout")
-        count = min(train.validate_images, len(held_out))
+        network = self.averages[average].eval()  # which also forgets tables derived from its earlier weights
+        count = min(train.validate_images, len(self.held_out))
         times = self.process.bin_times(train.validate_bins, count)
-        losses = torch.stack([self._bin_loss(average, held_out, b, times[b]) for b in range(train.validate_bins)])
+        losses = torch.stack([self._bin_loss(network, b, times[b]) for b in range(train.validate_bins)])
+        if not losses.isfinite().all():
+            raise DivergedError(self.images, self.steps)
         per_image = losses.mean(dim=0)
         error = per_image.std().item() / math.sqrt(count) if count > 1 else 0.0
         bins = tuple(losses.mean(dim=1).tolist())
         return Validation(bins, per_image.mean().item(), error, count)
 
-    def _bin_loss(self, average: int, held_out: ImageSet, number: int, t: Tensor) -> Tensor:
+    def _bin_loss(self, network: Denoiser, number: int, t: Tensor) -> Tensor:
         """(N,) float64 losses at the times t (N,), on the CPU."""
-        cpu, parts = torch.device("cpu"), []
+        cpu, parts, held_out = torch.device("cpu"), [], self.held_out
         x0 = held_out.to_float(held_out.images[: len(t)])
         noise = torch.randn(x0.shape, generator=generator(cpu, VALIDATION_SEED, "validation", number))
         for part in _slices(len(t), self.config.machine.sample_batch):
@@ -163,7 +166,7 @@ class Trainer:
             y = held_out.labels[: len(t)][part].to(self.device) if self.config.backbone.classes else None
             x_t = self.process.add_noise(x, times, n)
             with self.autocast():
-                output = self.averages[average](x_t, times, y)
+                output = network(x_t, times, y)
             parts.append(self.process.losses(output.float(), x, x_t, times, n).mse.double().cpu())
         return torch.cat(parts)
 
@@ -233,7 +236,9 @@ def new_optimizer(network: Denoiser, config: TrainConfig) -> torch.optim.AdamW:
 def clip_gradients(gradients: list[Tensor], largest: float) -> Tensor:
     """Scale all gradients down to a joint norm of `largest` (0: leave them); the norm they had comes back."""
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    if largest:
+    # Where reading the norm is free, a pass over the gradients can be saved; an accelerator would have to wait.
+    is_small = norm.device.type == "cpu" and norm + 1e-6 <= largest
+    if largest and not is_small:
         torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1))
     return norm
 
@@ -276,10 +281,14 @@ def _outermost_lists(module: nn.Module) -> list[nn.ModuleList]:
     return [found for child in module.children() for found in _outermost_lists(child)]
 
 
-def _averaged_parameters(average: Denoiser, network: Denoiser) -> list[Tensor]:
-    """The average's parameters that pair with the network's trainable ones."""
+def _paired(average: Denoiser, network: Denoiser) -> list[Tensor]:
+    """The average's parameters that pair with the network's trainable ones.
+
+    The parameters themselves: a change through `.data` moves no version counter, and on an accelerator
+    tables derived from them (S4D's spectra) would stay those of older weights.
+    """
     pairs = zip(average.parameters(), network.parameters(), strict=True)
-    return [mine.data for mine, theirs in pairs if theirs.requires_grad]
+    return [mine for mine, theirs in pairs if theirs.requires_grad]
 
 
 def _moment_shapes(optimizer: torch.optim.AdamW) -> dict[str, tuple[int, ...]]:

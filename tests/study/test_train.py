@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import models.ssm.cache
 import study.train
 from models import build
 from study.compose import resolve
@@ -190,6 +191,37 @@ def test_validation_neither_draws_nor_changes_anything() -> None:
     watched.validate()
     watched.step(), left_alone.step()
     assert torch.equal(weights(watched), weights(left_alone))
+
+
+def test_averaging_moves_the_version_counters() -> None:
+    """By which, on an accelerator, tables derived from parameters (S4D's spectra) know that they are out of date."""
+    trainer = Trainer(config(), CPU)
+    parameters = [p for p in trainer.averages[0].parameters() if any(p is known for known in trainer.averaged[0])]
+    before = [parameter._version for parameter in parameters]
+    trainer.step()
+    assert len(parameters) == len(trainer.parameters)
+    assert all(parameter._version > known for parameter, known in zip(parameters, before, strict=True))
+
+
+@pytest.mark.parametrize("name", ["diffussm-tiny", "patchssm-tiny"])
+def test_validation_forgets_tables_of_earlier_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every other guard of the cache switched off, as if nothing ever told it of a change."""
+    words = [f"backbone={name}", "train.batch=4", "train.lr=1e-2", "train.validate_images=4", "train.validate_bins=2"]
+    trainer = Trainer(resolve(words), CPU)
+    monkeypatch.setattr(models.ssm.cache, "_current", lambda entry, key, sources: True)
+    trainer.validate()
+    for _ in range(3):
+        trainer.step()
+    found = trainer.validate()
+    trainer.averages[0] = copy.deepcopy(trainer.averages[0])  # copies of a cache are empty
+    assert found == trainer.validate()
+
+
+def test_a_validation_loss_that_is_not_finite_is_divergence() -> None:
+    trainer = trained()
+    next(p for p in trainer.averages[0].parameters() if p.numel() > 1).fill_(float("nan"))
+    with pytest.raises(DivergedError, match="not finite in step 3"):
+        trainer.validate()
 
 
 def test_validation_does_not_depend_on_the_run_seed_or_batch() -> None:
