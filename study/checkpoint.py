@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class CheckpointFolder:
 
     path: Path
     owner: str
-    keep_every: int = 0  # images; 0: only the last two
+    keep_every: int = 0  # images: the first checkpoint at or after every multiple stays; 0: only the last two
 
     def save(self, checkpoint: Checkpoint) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -70,6 +71,7 @@ class CheckpointFolder:
 
     def restore_newest(self, restore: Callable[[Checkpoint], None], device: str = "cpu") -> Checkpoint | None:
         """Hand the newest checkpoint that is whole, and that `restore` does not refuse with ValueError, to it."""
+        oldest = min(self.newest_first(), default=0)
         for images in self.newest_first():
             try:
                 checkpoint = self.load(images, device)
@@ -79,6 +81,8 @@ class CheckpointFolder:
                 log.warning("%s; falling back to the checkpoint before it", error)
             except ValueError as error:
                 log.warning("checkpoint %s does not fit: %s; falling back", self._files(images)[0], error)
+            if images == oldest:
+                log.warning("no checkpoint before it: starting over")
         return None
 
     def clean(self) -> None:
@@ -131,14 +135,19 @@ class CheckpointFolder:
         return content
 
     def _remove_old(self, newest: int) -> None:
-        """Keep the last two and every `keep_every` images; drop ones beyond `newest`, which resuming has undone."""
+        """Keep the last two and one per `keep_every` images; drop ones beyond `newest`, which resuming has undone."""
         older = [images for images in self.newest_first() if images < newest]
         beyond = [images for images in self.newest_first() if images > newest]
-        expendable = [images for images in older[KEPT - 1 :] if not (self.keep_every and images % self.keep_every == 0)]
-        for images in beyond + expendable:
+        milestones = [images for images, before in pairwise([*older, 0]) if crossed(before, images, self.keep_every)]
+        for images in beyond + sorted(set(older[KEPT - 1 :]) - set(milestones)):
             tensors, record = self._files(images)
             record.unlink(missing_ok=True)  # first: without its record a checkpoint does not exist
             tensors.unlink(missing_ok=True)
+
+
+def crossed(before: int, now: int, every: int) -> bool:
+    """Whether a multiple of `every` (0: never) lies in (before, now]."""
+    return every > 0 and now // every > before // every
 
 
 def _digest(content: Any) -> str:

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from models import named_sizes, split_name
 from study import presets
-from study.config import RunConfig, dictated_by_data, from_dict
+from study.config import RunConfig, dictated_by_data, from_dict, process_name
 from study.data import DataConfig, datasets
 from study.strict import ConfigError, nearest, to_tree
 
@@ -90,8 +90,7 @@ def _backbone_option(name: str) -> dict[str, Any]:
 
 def _process_option(name: str) -> dict[str, Any]:
     preset = presets.PROCESS[name]
-    kind = "flow" if type(preset).__name__ == "FlowConfig" else "gaussian"
-    return {"name": kind, **to_tree(preset)}
+    return {"name": process_name(preset), **to_tree(preset)}
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

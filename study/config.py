@@ -66,6 +66,7 @@ class SampleConfig:
 
     count: int = 100  # 0: none
     seed: int = 0
+    labels: Literal["balanced", "random"] = "balanced"  # classes in turn, or each drawn on its own
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
     def __post_init__(self) -> None:
@@ -121,7 +122,7 @@ class LogConfig:
 
     every: int = 640
     checkpoint_every: int = 6400
-    keep_every: int = 0  # also keep the checkpoints at multiples of this; 0: only the last two
+    keep_every: int = 0  # also make, and keep, a checkpoint at every multiple of this; 0: only the last two
     save_samples: bool = False  # all samples as lossless uint8, not only the grid
     tensorboard: bool = False
     wandb: bool = False
@@ -185,7 +186,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     """The plain tree `from_dict` reads back to an equal config."""
     tree: dict[str, Any] = to_tree(config)
     tree["backbone"] = {"name": backbone_name(config.backbone), **tree["backbone"]}
-    tree["process"] = {"name": _process_name(config.process), **tree["process"]}
+    tree["process"] = {"name": process_name(config.process), **tree["process"]}
     return tree
 
 
@@ -209,6 +210,11 @@ def meaning(config: RunConfig) -> dict[str, Any]:
 def backbone_name(config: DenoiserConfig) -> str:
     """The architecture a config belongs to."""
     return next(name for name, backbone in backbones().items() if backbone.config is type(config))
+
+
+def process_name(config: GaussianConfig | FlowConfig) -> str:
+    """The kind of process a config belongs to."""
+    return next(name for name, kind in PROCESSES.items() if kind is type(config))
 
 
 def dictated_by_data(data: DataConfig, learns_variance: bool) -> dict[str, Any]:
@@ -254,10 +260,6 @@ def _process(given: Any) -> GaussianConfig | FlowConfig:
     return from_tree(PROCESSES[name], tree, "process")
 
 
-def _process_name(config: GaussianConfig | FlowConfig) -> str:
-    return next(name for name, kind in PROCESSES.items() if kind is type(config))
-
-
 def _split_name(given: Any, where: str, known: list[str]) -> tuple[dict[str, Any], str]:
     tree = _given(given, where)
     if "name" not in tree:
@@ -285,6 +287,8 @@ def _every_key(tree: Mapping[str, Any]) -> list[str]:
 
 def _check_together(config: RunConfig) -> None:
     """What is valid alone and impossible together."""
+    if not config.results:
+        raise ConfigError("results='' is not valid: must be a folder")
     sampler = config.sample.sampler
     if complaint := _sampler_complaint(config.process, sampler):
         raise ConfigError(f"sample.sampler.{complaint}")

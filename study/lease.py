@@ -90,8 +90,10 @@ class Lease:
         self._done.set()
         self._heart.join()
         released = Holder(**{**asdict(self.holder), "released": time.time()})
-        temporary = _write_aside(self.path.parent, released)
-        temporary.replace(self.path)
+        try:
+            _write_aside(self.path.parent, released).replace(self.path)
+        except OSError as failure:  # a full disk, or the run's folder is gone: our death will say it too
+            log.warning("the lease %s could not be released: %s", self.path, failure.strerror)
 
     @property
     def lost(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from study.atomic import canonical_json
 from study.config import PROTOCOL, RunConfig, run_id, to_dict
+from study.data import dataset
 from study.progress import peak_memory_mib
 from study.results import Row
 from study.train import VALIDATION_SEED, Trainer, Validation
@@ -72,9 +73,10 @@ def validation_protocol(config: RunConfig, decay: float) -> str:
     """An id shared by exactly those validation losses that can be compared."""
     tree = to_dict(config)
     shared = {
-        "data": {key: tree["data"][key] for key in ("name", "heldout", "seed", "texture", "stripe_period")},
+        "data": {key: tree["data"][key] for key in ("name", "seed", "texture", "stripe_period")},
+        "data_version": dataset(config.data.name).version,
         "process": tree["process"],
-        "images": config.train.validate_images,
+        "images": min(config.train.validate_images, config.data.images("heldout")),
         "bins": config.train.validate_bins,
         "noise": VALIDATION_SEED,
         "ema": decay,

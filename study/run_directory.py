@@ -99,10 +99,12 @@ class RunDirectory:
             raise ConfigError(f"results={config.results!r} is not writable: {error.strerror or error}") from error
 
     def read_state(self) -> State:
-        if not self.state.exists():
-            return State()
         try:
             return from_tree(State, json.loads(self.state.read_text(encoding="utf-8")), "state")
+        except (FileNotFoundError, NotADirectoryError):
+            return State()
+        except OSError as error:
+            raise ConfigError(f"{self.state} cannot be read: {error.strerror or error}") from error
         except ValueError as error:
             raise ConfigError(f"{self.state} is not a run state: {error}") from error
 

@@ -59,8 +59,12 @@ def sample(
     batch_size: int = 250,
     folder: Path | None = None,
     decode: Decode = to_uint8,
+    check: Callable[[], object] = lambda: None,
 ) -> Samples:
-    """The samples of these indices. With a folder, each batch is kept there as a shard and drawn only once."""
+    """The samples of these indices. With a folder, each batch is kept there as a shard and drawn only once.
+
+    `check` is called before every evaluation of the network and may raise to stop.
+    """
     require(len(indices) > 0 and indices.step == 1 and indices.start >= 0, "indices", indices, "a range of 0 or more")
     require(batch_size > 0, "batch_size", batch_size, "a positive integer")
     require_choice("labels", labels, LABEL_POLICIES)
@@ -72,7 +76,7 @@ def sample(
     pieces = dict(_shards(folder, indices)) if folder is not None else {}
     with _evaluating(denoiser):
         for part in _missing(indices, pieces, batch_size):
-            piece = _draw(denoiser, process, sampler, part, seed, labels, decode)
+            piece = _draw(denoiser, process, sampler, part, seed, labels, decode, check)
             if folder is not None:
                 _write_shard(folder, part, piece)
             pieces[part] = piece
@@ -118,13 +122,19 @@ def _draw(
     seed: int,
     policy: str,
     decode: Decode,
+    check: Callable[[], object],
 ) -> Samples:
     config = denoiser.config
     device = next(denoiser.parameters()).device
     labels = labels_of(indices, config.classes, policy, seed)
     noise = SampleNoise(indices, (config.channels, *config.size), seed, device)
     denoise = guided(denoiser, None if labels is None else labels.to(device), sampler)
-    images = decode(process.sample(denoise, noise.draw(), sampler, noise)).cpu()
+
+    def checked(x: Tensor, t: float) -> Tensor:
+        check()
+        return denoise(x, t)
+
+    images = decode(process.sample(checked, noise.draw(), sampler, noise)).cpu()
     require(images.dtype == torch.uint8, "images.dtype", images.dtype, "torch.uint8, from `decode`")
     return Samples(images, labels)
 
@@ -277,7 +287,9 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     write_file(path, write)
 
 
-def draw_samples(config: RunConfig, trainer: Trainer, directory: RunDirectory) -> Samples:
+def draw_samples(
+    config: RunConfig, trainer: Trainer, directory: RunDirectory, check: Callable[[], object] = lambda: None
+) -> Samples:
     """A run's samples, from its first average: the grid, and all of them as files if the run is to keep them."""
     indices = range(config.sample.count)
     folder = directory.samples if config.log.save_samples else None
@@ -288,8 +300,10 @@ def draw_samples(config: RunConfig, trainer: Trainer, directory: RunDirectory) -
             config.sample.sampler,
             indices,
             seed=config.sample.seed,
+            labels=config.sample.labels,
             batch_size=config.machine.sample_batch,
             folder=folder,
+            check=check,
         )
     if folder is not None:
         write_for_adm(folder / "adm.npz", samples)

@@ -35,7 +35,7 @@ def open_trackers(config: RunConfig, identity: str, folder: Path, images: int, c
 def _tensorboard(folder: Path, images: int, closing: ExitStack) -> Track:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer: Any = SummaryWriter(str(folder), purge_step=images)
+    writer: Any = SummaryWriter(str(folder), purge_step=images + 1)  # points at `images` are before the checkpoint
     closing.callback(writer.close)
 
     def track(images: int, values: Mapping[str, float]) -> None:

@@ -58,6 +58,20 @@ def test_multiples_of_keep_every_are_kept(tmp_path: Path) -> None:
     assert list(filled(tmp_path, 10, 20, 30, 40, 50, 60, keep_every=20).newest_first()) == [60, 50, 40, 20]
 
 
+def test_one_checkpoint_per_keep_every_is_kept_though_no_multiple_is_hit(tmp_path: Path) -> None:
+    """Batches of 64 and keep_every=1000: the first checkpoint past each multiple stays, whatever else is saved."""
+    counts = [640, 1024, 1280, 1920, 2048, 2560, 3008, 3072, 3200]
+    assert list(filled(tmp_path, *counts, keep_every=1000).newest_first()) == [3200, 3072, 3008, 2048, 1024]
+
+
+def test_having_to_start_over_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = filled(tmp_path, 10, 20)
+    for record in folder.path.glob("*.json"):
+        flip_a_byte(record, 0.5)
+    assert newest(folder) is None
+    assert caplog.messages[-1] == "no checkpoint before it: starting over"
+
+
 def test_checkpoints_beyond_a_resumed_one_go(tmp_path: Path) -> None:
     assert list(filled(tmp_path, 10, 20, 30, 25).newest_first()) == [25, 20]
 

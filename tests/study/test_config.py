@@ -60,6 +60,7 @@ OTHER_VALUES = {
     "process.schedule": "linear",
     "process.predict": "v",
     "process.loss": "kl",
+    "sample.labels": "random",
     "train.schedule": "cosine",
     "train.precision": "bf16",
     "train.betas": [0.9, 0.99],

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +21,17 @@ from PIL import Image
 import study.checkpoint
 import study.run
 import study.run_directory
+import study.sample
 import study.trackers
 import study.train
+from study.checkpoint import crossed
 from study.compose import resolve
+from study.lease import take
 from study.results import Row, append_rows, read_rows, write_rows
-from study.run import crossed, main, run
+from study.rows import validation_protocol
+from study.run import main, run
 from study.run_directory import Failure, RunDirectory, Status, load_config, read_curve
+from study.sample import labels_of
 from study.train import Trainer
 from tests.study.short_run import IMAGES, RUN, what_must_not_differ
 
@@ -129,6 +135,69 @@ def test_a_signal_saves_and_the_run_goes_on(
     equal_to(undisturbed, words)
 
 
+def test_a_signal_while_sampling_is_heeded_at_once(
+    undisturbed: RunDirectory, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also within a batch of samples, of which there may be hours."""
+    calls, original = 0, study.sample.guided
+
+    def guided(*args: Any) -> Any:
+        denoise = original(*args)
+
+        def counting(x: torch.Tensor, t: float) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            os.kill(os.getpid(), signal.SIGTERM)
+            return denoise(x, t)
+
+        return counting
+
+    monkeypatch.setattr(study.sample, "guided", guided)
+    assert main(words) == 128 + signal.SIGTERM
+    assert calls == 1
+    assert RunDirectory.of(resolve(words)).read_state().failure is Failure.PREEMPTED
+    monkeypatch.setattr(study.sample, "guided", original)
+    equal_to(undisturbed, words)
+
+
+def test_an_impatient_interrupt_is_no_failure(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    fail_at(monkeypatch, 5, twice)
+    assert main(words) == 130
+    state = RunDirectory.of(resolve(words)).read_state()
+    assert (state.status, state.failure) == (Status.PENDING, Failure.STOPPED)
+
+
+def test_a_run_is_done_by_one_process_at_a_time(
+    undisturbed: RunDirectory, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = RunDirectory.of(resolve(words))
+    lease = take(directory.path)
+    assert lease is not None
+    with lease:
+        assert main(words) == 2
+        assert f"is being done by process {os.getpid()} on" in capsys.readouterr().err
+        assert {path.name for path in directory.path.iterdir()} == {"leases"}
+    assert main(words) == 0
+    equal_to(undisturbed, words)
+
+
+def test_kept_checkpoints(words: list[str]) -> None:
+    """At multiples of their own interval, rounded up to a whole batch."""
+    directory = finished([*words, "log.keep_every=10", "log.checkpoint_every=16"])
+    assert sorted(int(path.stem) for path in directory.checkpoints.glob("*.json")) == [12, 20, 32, 40, 48]
+
+
+def test_random_labels(words: list[str]) -> None:
+    labels = np.load(finished([*words, "sample.labels=random"]).samples / "adm.npz")["arr_1"]
+    expected = labels_of(range(4), 10, "random", seed=0)
+    assert expected is not None
+    assert labels.tolist() == expected.tolist() != [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_a_damaged_checkpoint_costs_one_interval(
     undisturbed: RunDirectory, words: list[str], monkeypatch: pytest.MonkeyPatch, damage: str
@@ -227,6 +296,8 @@ BAD_INPUT = {
     "train.precision=fp8": "train.precision='fp8' is not valid",
     "machine.device=quantum": "machine.device='quantum' is not usable here",
     "backbone=nothing": "backbone=nothing is not a preset",
+    "results=": "results='' is not valid: must be a folder",
+    f"results={'a' * 300}": "File name too long",
     "results=/dev/null/below": "results='/dev/null/below' is not writable",
     "results=/proc/none": "results='/proc/none' is not writable",
 }
@@ -274,6 +345,56 @@ def test_nan_in_the_data_is_refused(
     assert main([*words, "data.seed=99"]) == 2  # a seed whose images are not in the cache
     assert "NaN" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_held_out_data_are_refused_before_training(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = study.train.load
+
+    def load(config: Any, split: Any) -> Any:
+        if split == "heldout":
+            raise ValueError("images='NaN or infinity' is not valid: must be finite values")
+        return original(config, split)
+
+    monkeypatch.setattr(study.train, "load", load)
+    assert main(words) == 2
+    assert "NaN" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_too_large_for_this_machine_is_one_line(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_large(config: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 TB")
+
+    monkeypatch.setattr(study.train, "new_network", too_large)
+    assert main(words) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: out of memory: DefaultCPUAllocator")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "comparable"),
+    [
+        ("train.lr=1e-4", True),
+        ("data.count=500", True),
+        ("data.heldout=200", True),  # the first ones all the same
+        ("train.validate_images=5", False),
+        ("train.validate_bins=3", False),
+        ("data.seed=1", False),
+        ("process.predict=v", False),
+    ],
+)
+def test_validation_protocols(words: list[str], word: str, comparable: bool) -> None:
+    plain, changed = (validation_protocol(resolve(given), 0.99) for given in (words, [*words, word]))
+    assert (plain == changed) is comparable
+
+
+def test_asking_for_more_held_out_images_than_there_are_asks_for_all(words: list[str]) -> None:
+    asked = [resolve([*words, f"train.validate_images={count}"]) for count in (297, 298, 10_000)]
+    assert len({validation_protocol(config, 0.99) for config in asked}) == 1
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
