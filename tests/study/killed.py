@@ -12,7 +12,7 @@ import torch
 
 import study.atomic
 import study.checkpoint
-from study.compose import resolve
+from study.config import RunConfig
 from study.run import run
 
 # A server that has imported everything, and computed nothing, starts each process in milliseconds.
@@ -20,9 +20,9 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests.study.killed", "sklearn.datasets", "torch._dynamo"])  # optimisers import dynamo
 
 
-def start(overrides: list[str], die_at_write: int | None = None) -> BaseProcess:
+def start(config: RunConfig, die_at_write: int | None = None) -> BaseProcess:
     """Begin, or continue, the run; `die_at_write` kills it inside that write to the disk, counted from 1."""
-    process = _SERVER.Process(target=_run, args=(overrides, die_at_write))
+    process = _SERVER.Process(target=_run, args=(config, die_at_write))
     process.start()
     return process
 
@@ -34,11 +34,11 @@ def warm_up() -> None:
     process.join()
 
 
-def _run(overrides: list[str], die_at_write: int | None) -> None:
+def _run(config: RunConfig, die_at_write: int | None) -> None:
     torch.set_num_threads(1)
     if die_at_write is not None:
         _die_at_write(die_at_write)
-    run(resolve(overrides))
+    run(config)
 
 
 def _die_at_write(number: int) -> None:
