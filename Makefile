@@ -2,12 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STUDY := backbone=diffussm-tiny data=digits8 train=quick
+STUDY := sweeps/ablate_M.yaml
 
 .PHONY: study test check clean
 
 study: $(VENV)/installed
-	$(BIN)/python -m study.run $(STUDY)
+	$(BIN)/python -m study.sweep $(STUDY)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
