@@ -348,7 +348,8 @@ def main(arguments: Sequence[str]) -> int:
     except (OSError, RuntimeError, MemoryError) as error:  # before the run had a state to say so in
         if classify(error) is Failure.BUG:
             raise
-        print(f"error: {classify(error)}: {next(iter(str(error).splitlines()), "")}", file=sys.stderr)
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        print(f"error: {classify(error)}: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
