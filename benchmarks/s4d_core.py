@@ -138,7 +138,7 @@ def profile(case: Case, rounds: int) -> str:
         modes = s4d.modes()
         u, x = torch.randn(case.batch, case.length, case.width), torch.randn(1, case.width, case.batch, case.length)
         n = core.transform_length(case.length)
-        slab = torch.randn(max(1, conv.SLAB_BYTES // 4 // n), n)
+        slab = torch.randn(max(1, conv.SLAB_BYTES // 8 // n), n)
         spectrum = torch.fft.rfft(slab)
         share = case.batch * case.width / len(slab)
         kernel = torch.randn(2, case.width, case.length)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-SLAB_BYTES = 1 << 19
+SLAB_BYTES = 1 << 20
 """Channels are convolved a slab at a time, so that padded signals, spectra and matrices stay in a CPU's cache."""
 
 
@@ -117,7 +117,7 @@ class _PaddedTransform:
 
     def __init__(self, x: Tensor, n: int, offset: int = 0) -> None:
         b, _, length = x.shape
-        self.slabs = slabs(x, n * b * x.element_size())
+        self.slabs = slabs(x, 2 * n * b * x.element_size())  # a signal and its spectrum
         widest = self.slabs[0].stop if self.slabs else 0
         self.buffer = x.new_zeros(b, widest, n)
         self.place = slice(offset, offset + length)

@@ -74,7 +74,7 @@ def test_float32_is_as_exact_as_float32_can_be(length: int) -> None:
 
 
 def test_many_slabs_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conv, "SLAB_BYTES", 2 * 8 * 2 * conv.transform_length(100))  # two of three channels
+    monkeypatch.setattr(conv, "SLAB_BYTES", 2 * 8 * 2 * 2 * conv.transform_length(100))  # two of three channels
     assert_equal_with_gradients(example(100), 1e-12)
 
 
