@@ -329,7 +329,9 @@ class DiffuSSM(Denoiser):
         config = self.config
         if config.positions == "none":
             return torch.zeros(1, config.width)
-        return sincos_2d(*config.grid(), config.width).unflatten(0, (-1, config.group())).mean(1)
+        with torch.device("cpu"):  # arithmetic on meta tensors takes a second to import
+            positions = sincos_2d(*config.grid(), config.width).unflatten(0, (-1, config.group())).mean(1)
+        return positions.to(torch.get_default_device())
 
     def _initialise(self) -> None:
         """As DiT: xavier linears, small embeddings, and blocks that start as the identity (adaLN-Zero)."""

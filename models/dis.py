@@ -135,6 +135,8 @@ class BidirectionalMamba(nn.Module):
         In the released code, and here, the biases of the backward direction's steps are lost to the zeroing
         of all biases: those steps start near softplus(0) = 0.69.
         """
+        if self.A_log.is_meta:  # no values to set, and arithmetic on meta tensors takes a second to import
+            return
         A_logs, Ds = ([self.A_log, self.A_b_log], [self.D, self.D_b]) if self.both else ([self.A_log], [self.D])
         for A_log, D in zip(A_logs, Ds, strict=True):
             A_log.copy_(torch.arange(1, A_log.shape[1] + 1, device=A_log.device).log().expand_as(A_log))

@@ -55,12 +55,12 @@ class S4D(nn.Module):
         directions = 2 if direction == "both" else 1
         self.streams = streams(direction, join)
         log_low, log_high = math.log(dt_min), math.log(dt_max)
-        self.log_dt = nn.Parameter(torch.rand(directions, width) * (log_high - log_low) + log_low)
+        self.log_dt = nn.Parameter(torch.empty(directions, width).uniform_(log_low, log_high))
         real, imaginary = initial_eigenvalues(init, state)
         shape = (directions, width, state // 2)
-        self.log_A_real = nn.Parameter((-real).log().expand(shape).clone())
-        self.A_imag = nn.Parameter(imaginary.expand(shape).clone())
-        self.C = nn.Parameter(torch.randn(*shape, 2) * 0.5**0.5)
+        self.log_A_real = nn.Parameter(torch.empty(shape).copy_((-real).log()))
+        self.A_imag = nn.Parameter(torch.empty(shape).copy_(imaginary))
+        self.C = nn.Parameter(torch.empty(*shape, 2).normal_(std=0.5**0.5))
         self.D = nn.Parameter(torch.randn(self.streams, width))
         self._tables = TableCache()
 
@@ -116,8 +116,8 @@ def streams(direction: str, join: str) -> int:
 
 
 def initial_eigenvalues(init: str, state: int) -> tuple[Tensor, Tensor]:
-    """Real and imaginary parts of A's upper half, (state / 2,) each (S4D, eq. 9; S4D-Real, sec. 4)."""
-    k = torch.arange(state // 2, dtype=torch.float64)
+    """Real and imaginary parts of A's upper half, (state / 2,) each, on the CPU (S4D, eq. 9; S4D-Real, sec. 4)."""
+    k = torch.arange(state // 2, dtype=torch.float64, device="cpu")
     if init == "real":
         real, imaginary = -(k + 1), torch.zeros_like(k)
     else:
