@@ -31,7 +31,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, metavar="B", help="predict training memory at this batch")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--exact", action="store_true", help="count the backward pass by tracing it")
-    parser.add_argument("--match", metavar="UNIT=VALUE", help="gmacs=118.6, like=dit-xl/2, params=6e8, train_pflops=50")
+    parser.add_argument(
+        "--match", metavar="UNIT=VALUE", help="gmacs=118.6, like=dit-xl/2, params=6e8, train_pflops=50, latency_ms=20"
+    )
+    parser.add_argument("--rows", metavar="FILE", help="for latency_ms: benchmark rows of one backbone on this machine")
     parser.add_argument("--free", nargs="+", metavar="FIELD", help="what --match may vary (depth and width)")
     parser.add_argument("--tolerance", default="1%", help="of --match (1%%)")
     parser.add_argument("--prefer", choices=("cost", "shape"), default="cost", help="among sizes within tolerance")
@@ -89,6 +92,8 @@ def _matched(name: str, config: DenoiserConfig, asked: argparse.Namespace) -> tu
         block["free"] = asked.free
     if unit == "train_pflops":
         block["images"] = asked.images or 0
+    if asked.rows:
+        block["rows"] = asked.rows
     solution = parse(block, config).solve(config)
     print(f"{name}: {solution}", file=sys.stderr)
     return " ".join([name, *(f"{key}={number}" for key, number in solution.fields.items())]), solution.config

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from models.denoiser import DenoiserConfig, backbones, named_config, require, require_choice
 from study.cost.summary import BACKWARD, FLOPS_PER_MAC, parameters, with_fields
+from study.results import read_rows
 
 SPANS = (2, 4, 8, 16)  # how far from the base a field may go: the narrowest span with a solution decides
 FEW_VALUES = 64  # try each; more are bisected, cost growing with a size
-UNITS = ("gmacs", "like", "params", "train_pflops", "latency")
+UNITS = ("gmacs", "like", "params", "train_pflops", "latency_ms")
 FIXED = (
     "size",
     "channels",
@@ -30,23 +32,31 @@ FIXED = (
 
 @dataclass(frozen=True)
 class Budget:
-    """A target in one unit: `gmacs` per image, `params`, or `train_pflops` for a run of so many images."""
+    """A target in one unit: `gmacs` per image, `params`, `train_pflops` for a run of so many images, `latency_ms`.
+
+    A latency is what a benchmark's rate makes of the MACs: the sizes found should be benchmarked in turn.
+    """
 
     unit: str
     target: float
     images: float = 0.0  # of the run, for train_pflops
+    gmacs_per_ms: float = 0.0  # measured, for latency_ms
 
     def __post_init__(self) -> None:
-        require_choice("match", self.unit, ("gmacs", "params", "train_pflops"))
+        require_choice("match", self.unit, ("gmacs", "params", "train_pflops", "latency_ms"))
         require(math.isfinite(self.target) and self.target > 0, self.unit, self.target, "a positive number")
         if self.unit == "train_pflops":
             require(self.images > 0, "images", self.images, "the positive number of training images of the run")
+        if self.unit == "latency_ms":
+            require(self.gmacs_per_ms > 0, "gmacs_per_ms", self.gmacs_per_ms, "the positive rate of a benchmark")
 
     def spent(self, config: DenoiserConfig) -> float:
         """What a config costs in this budget's unit."""
         if self.unit == "params":
             return trainable(config)
         gmacs = config.macs().total / 1e9
+        if self.unit == "latency_ms":
+            return gmacs / self.gmacs_per_ms
         return gmacs if self.unit == "gmacs" else FLOPS_PER_MAC * (1 + BACKWARD) * gmacs * self.images / 1e6
 
 
@@ -218,28 +228,41 @@ def _range(base: int, span: int) -> range:
 
 
 def parse(block: Mapping[str, Any], base: DenoiserConfig) -> Request:
-    """Read `{gmacs: 118.6 | like: NAME | params: N | train_pflops: X, images: N, free: [...], tolerance: 1%}`."""
+    """Read `{gmacs: 118.6 | like: NAME | params: N | train_pflops: X, images: N | latency_ms: X, rows: FILE, ...}`.
+
+    And of each, optionally: `free: [...], tolerance: 1%, prefer: cost | shape`.
+    """
     for key in block:
-        require_choice("match", str(key), (*UNITS, "images", "free", "tolerance", "prefer"))
+        require_choice("match", str(key), (*UNITS, "images", "rows", "free", "tolerance", "prefer"))
     given = [unit for unit in UNITS if unit in block]
     require(len(given) == 1, "match", given, f"exactly one of {', '.join(UNITS)}")
     free = block.get("free", [name for name in ("depth", "width") if hasattr(base, name)])
     require(isinstance(free, list | tuple), "free", free, "a list of fields")
     prefer = str(block.get("prefer", "cost"))
     require_choice("prefer", prefer, ("cost", "shape"))
-    budget = _budget(given[0], block[given[0]], block.get("images", 0), base)
+    budget = _budget(given[0], block, base)
     return Request(budget, tuple(map(str, free)), percentage(block.get("tolerance", 0.01)), prefer)
 
 
-def _budget(unit: str, value: Any, images: Any, base: DenoiserConfig) -> Budget:
-    if unit == "latency":
-        raise ValueError("match: latency needs a benchmark row, and no benchmark of this machine exists: use gmacs")
+def _budget(unit: str, block: Mapping[str, Any], base: DenoiserConfig) -> Budget:
     if unit == "like":
-        other = named_config(str(value))
+        other = named_config(str(block["like"]))
         # The other backbone sees the same images, so at this base's resolution.
         height, width = (side * base.latent_factor // other.latent_factor for side in base.size)
         return Budget("gmacs", replace(other, size=(height, width)).macs().total / 1e9)
-    return Budget(unit, number(unit, value), number("images", images))
+    if unit == "latency_ms":
+        require("rows" in block, "rows", None, "a file of benchmark rows: latency_ms and gmacs of one backbone")
+        return Budget(unit, number(unit, block[unit]), gmacs_per_ms=measured_rate(Path(str(block["rows"]))))
+    return Budget(unit, number(unit, block[unit]), number("images", block.get("images", 0)))
+
+
+def measured_rate(path: Path) -> float:
+    """GMACs per millisecond of the one benchmarked backbone in a file of rows."""
+    require(path.is_file(), "rows", str(path), "a file of benchmark rows that exists")
+    latency, gmacs = ({r.run: r.value for r in read_rows(path) if r.metric == m} for m in ("latency_ms", "gmacs"))
+    both = [run for run in latency if run in gmacs]
+    require(len(both) == 1, "rows", str(path), f"latency_ms and gmacs rows of one backbone, not of {len(both)}")
+    return gmacs[both[0]] / latency[both[0]]
 
 
 def number(field: str, value: Any) -> float:

@@ -12,6 +12,7 @@ from models import named_config
 from study.cost import Budget, UnreachableError, match, parameters
 from study.cost.match import parse, trainable
 from study.cost.tracer import network
+from study.results import Row, write_rows
 
 BASES = {name: named_config(name) for name in ("dit-tiny", "diffussm-tiny", "dis-tiny")}
 
@@ -109,7 +110,9 @@ def test_an_unreachable_budget_says_by_how_much_it_is_missed():
         ({"gmacs": 1, "like": "dit-s/2"}, "exactly one of"),
         ({"gmacs": "many"}, "gmacs='many' is not valid: must be a number"),
         ({"gmac": 1}, "did you mean 'gmacs'"),
-        ({"latency": 3}, "needs a benchmark row"),
+        ({"latency_ms": 3}, "rows=None .* benchmark rows"),
+        ({"latency_ms": 3, "rows": "missing.jsonl"}, "rows='missing.jsonl' .* exists"),
+        ({"latency": 3}, "did you mean 'latency_ms'"),
         ({"like": "dit-xxl/2"}, "unknown backbone 'dit-xxl/2'"),
         ({"train_pflops": 1}, "images"),
         ({"gmacs": -1}, "gmacs=-1"),
@@ -121,3 +124,33 @@ def test_bad_requests_are_refused_by_name(block, message):
     base = named_config("dit-s/2")
     with pytest.raises(ValueError, match=message):
         parse(block, base).solve(base)
+
+
+def _benchmark(path, *runs):
+    """Rows as a benchmark leaves them: one denoiser call took `ms`, for a network of so many GMACs."""
+    rows = [
+        Row(run=run, metric=metric, value=value, units=units, n=30, protocol="bench")
+        for run, ms, gmacs in runs
+        for metric, value, units in (("latency_ms", ms, "ms"), ("gmacs", gmacs, "GMAC/image"))
+    ]
+    write_rows(path, rows)
+    return str(path)
+
+
+def test_a_latency_budget_is_what_the_measured_rate_makes_of_the_macs(tmp_path):
+    """6 GMACs in 12 ms are 0.5 per ms, so 24 ms are worth 12 GMACs."""
+    rows = _benchmark(tmp_path / "rows.jsonl", ("a", 12.0, 6.0))
+    base = named_config("dit-s/2")
+    by_latency = parse({"latency_ms": 24, "rows": rows, "free": ["depth", "width"]}, base).solve(base)
+    by_macs = parse({"gmacs": 12, "free": ["depth", "width"]}, base).solve(base)
+    assert by_latency.config == by_macs.config
+    assert by_latency.spent == pytest.approx(24, rel=0.01)
+
+
+def test_a_latency_budget_wants_one_backbones_rows(tmp_path):
+    base = named_config("dit-s/2")
+    two = _benchmark(tmp_path / "two.jsonl", ("a", 12.0, 6.0), ("b", 10.0, 4.0))
+    write_rows(tmp_path / "none.jsonl", [])
+    for path, many in ((two, 2), (str(tmp_path / "none.jsonl"), 0)):
+        with pytest.raises(ValueError, match=f"of one backbone, not of {many}"):
+            parse({"latency_ms": 24, "rows": path}, base)
