@@ -6,6 +6,7 @@ import logging
 import resource
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 
 import torch
@@ -63,8 +64,13 @@ def peak_memory_mib(device: torch.device) -> float:
     """Most memory held so far: on the accelerator if there is one, else by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib / 2**20 if sys.platform == "darwin" else kib / 2**10
+    try:
+        # Not getrusage: on Linux its peak survives exec, so a process started by a large one begins with that.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+    except (OSError, IndexError):
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return used / 2**20 if sys.platform == "darwin" else used / 2**10
 
 
 def duration(seconds: float) -> str:

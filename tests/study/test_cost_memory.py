@@ -29,6 +29,7 @@ import json, os, resource, sys
 import torch
 from models import named_config
 from study.cost.memory import Training, example_inputs, network
+from study.progress import peak_memory_mib
 torch.set_num_threads(1)
 
 def measure(name, batch, precision, depth):
@@ -39,7 +40,7 @@ def measure(name, batch, precision, depth):
     training = Training(network(config), precision)
     training.step(*example_inputs(config, 1, "cpu"))  # creates the moments
     training.step(*example_inputs(config, batch, "cpu"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return round(peak_memory_mib(torch.device("cpu")) * 2**20) - before
 
 for case in json.loads(sys.argv[1]):
     if os.fork() == 0:
