@@ -194,7 +194,7 @@ def report(rounds: int) -> Iterator[str]:
     yield "# S4D core on one CPU thread"
     yield ""
     yield f"{cpu_name()}; Python {platform.python_version()}, torch {torch.__version__}, float32."
-    yield f"Allocator of both sides: {allocator} (study/allocator.py: mmap from 1 GiB, trim from 2 GiB, pad 256 MiB)."
+    yield f"Allocator of both sides: {allocator} (study/allocator.py: mmap from 1 GiB, never trim, pad 256 MiB)."
     yield f"Process CPU time in ms, median (quartiles) of {rounds} interleaved rounds, "
     yield "each run after an untimed one of the same side; "
     yield f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} logical cores at the start."

@@ -17,6 +17,6 @@ def keep_freed_memory() -> str:
     if platform.libc_ver()[0] != "glibc":
         return "untouched: not glibc"
     libc = ctypes.CDLL("libc.so.6")
-    settings = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: (1 << 31) - 1, _TOP_PAD: 256 << 20}
+    settings = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: -1, _TOP_PAD: 256 << 20}  # -1: never trim
     accepted = [libc.mallopt(option, value) == 1 for option, value in settings.items()]
     return "freed memory kept" if all(accepted) else "refused by mallopt"
