@@ -17,32 +17,17 @@ from study.cost.operators import UnknownOperatorError
 from study.cost.tracer import trace, trace_network, training_macs
 
 TINY = [f"{name}-tiny" for name, backbone in backbones().items() if "tiny" in backbone.sizes]
-BASE = {  # the base widths; a few blocks stand for all, being copies
-    "dit-b/4": {"depth": 2},
-    "dis-b/4": {"depth": 2},
-    "diffussm-s": {"depth": 2},
-    "patchssm-s": {"depth": 2},
-    "unet-small": {},
-}
+BASE = ["dit-b/4", "dis-b/4", "diffussm-s", "patchssm-s", "unet-small"]
 
 
 @pytest.mark.parametrize("name", [*TINY, *BASE])
 def test_three_methods_agree(name):
-    require_agreement(named_config(name, **BASE.get(name, {})))
+    require_agreement(named_config(name))
 
 
-@pytest.mark.parametrize(
-    ("name", "fields"),
-    [
-        ("dit-xl/2", {}),
-        ("dis-h/2", {"depth": 4}),
-        ("diffussm-xl", {"depth": 4}),
-        ("unet-adm-256", {}),
-        ("unet-ldm-8", {}),
-    ],
-)
-def test_closed_form_agrees_with_torch_where_nothing_could_be_run(name, fields):
-    require_agreement(named_config(name, **fields), run=False)
+@pytest.mark.parametrize("name", ["dit-xl/2", "dis-h/2", "diffussm-xl", "unet-adm-256", "unet-ldm-8"])
+def test_closed_form_agrees_with_torch_where_nothing_could_be_run(name):
+    require_agreement(named_config(name), run=False)
 
 
 def _without(operator):
