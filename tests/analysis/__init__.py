@@ -1,0 +1,1 @@
+"""Tests of the third floor: published numbers, tables, figures."""
