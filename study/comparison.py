@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from study.stats import t_quantile
 from study.sweep_file import REPLICATES, Value, same_value, shown
@@ -87,16 +88,28 @@ def spread(cells: Sequence[Cell], metric: Metric) -> tuple[float, int]:
         for seed, run in cell.runs.items()
         if run in metric.values
     ]
-    seeds = sorted({seed for _, seed, _ in seen})
-    design = np.zeros((len(seen), len(cells) + len(seeds)))
-    for line, (cell, seed, _) in enumerate(seen):
-        design[line, cell] = design[line, len(cells) + seeds.index(seed)] = 1
-    y = np.array([value for *_, value in seen])
-    freedom = len(seen) - int(np.linalg.matrix_rank(design)) if seen else 0
+    if not seen:
+        return math.nan, 0
+    index = np.array([cell for cell, *_ in seen], dtype=int)
+    seeds = {seed: column for column, seed in enumerate(sorted({seed for _, seed, _ in seen}))}
+    effects = np.zeros((len(seen), len(seeds)))
+    effects[np.arange(len(seen)), [seeds[seed] for _, seed, _ in seen]] = 1
+    # Both sides minus their cell's mean (Frisch and Waugh): no column per cell, of which there may be a thousand.
+    design = _within(effects, index, len(cells))
+    y = _within(np.array([[value] for *_, value in seen]), index, len(cells))
+    solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    freedom = len(seen) - len(set(index.tolist())) - int(rank)
     if freedom < 1:
         return math.nan, 0
-    residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
-    return float(np.sqrt(residual @ residual / freedom)), freedom
+    residual = y - design @ solution
+    return float(np.sqrt((residual**2).sum() / freedom)), freedom
+
+
+def _within(values: NDArray[np.float64], index: NDArray[np.int_], cells: int) -> NDArray[np.float64]:
+    """Each line (lines, columns) minus the mean of its cell's lines."""
+    counts = np.bincount(index, minlength=cells).clip(min=1)[:, None]
+    means = np.stack([np.bincount(index, column, cells) for column in values.T], axis=1) / counts
+    return values - means[index]
 
 
 def mean_of(cell: Cell, metric: Metric) -> Estimate | None:
@@ -112,6 +125,16 @@ def mean_of(cell: Cell, metric: Metric) -> Estimate | None:
 
 def difference(study: Study, cell: Cell, metric: Metric) -> Estimate | None:
     """To the cell's baseline, seed by seed, with the spread of all cells pooled; None without a common seed."""
+    return _difference(study, cell, metric, spread(study.cells, metric))
+
+
+def differences(study: Study, metric: Metric) -> dict[str, Estimate | None]:
+    """Every cell's difference to its baseline, by label."""
+    pooled = spread(study.cells, metric)
+    return {cell.label: _difference(study, cell, metric, pooled) for cell in study.cells}
+
+
+def _difference(study: Study, cell: Cell, metric: Metric, pooled: tuple[float, int]) -> Estimate | None:
     partner = study.partner.get(cell.label)
     if partner is None or partner == cell.label:
         return None
@@ -123,7 +146,7 @@ def difference(study: Study, cell: Cell, metric: Metric) -> Estimate | None:
     ]
     if not pairs:
         return None
-    deviation, freedom = spread(study.cells, metric)
+    deviation, freedom = pooled
     reach = t_quantile(freedom) * deviation * math.sqrt(2 / len(pairs)) if freedom else None
     return Estimate(float(np.mean(pairs)), reach, len(pairs))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from study.comparison import Cell, Metric, Study, difference, mean_of, spread
+from study.comparison import Cell, Metric, Study, difference, differences, mean_of, spread
 
 
 def study_of(values: np.ndarray) -> tuple[Study, Metric]:
@@ -74,3 +74,19 @@ def test_no_effect_is_found_in_noise_as_often_as_promised() -> None:
         assert found is not None
         false += found.beyond_noise
     assert scipy.stats.binomtest(false, total, 0.05).pvalue > 0.001
+
+
+def test_an_unbalanced_table_has_the_spread_of_the_full_regression() -> None:
+    random = np.random.default_rng(3)
+    values = np.where(random.random((6, 4)) < 0.7, random.normal(size=(6, 4)), np.nan)
+    study, metric = study_of(values)
+    lines = [(i, j) for (i, j), value in np.ndenumerate(values) if not math.isnan(value)]
+    design = np.zeros((len(lines), 10))
+    for line, (i, j) in enumerate(lines):
+        design[line, [i, 6 + j]] = 1
+    y = np.array([values[place] for place in lines])
+    rest = y - design @ np.linalg.pinv(design) @ y
+    freedom = len(lines) - int(np.linalg.matrix_rank(design))
+    assert spread(study.cells, metric) == (pytest.approx(math.sqrt(rest @ rest / freedom)), freedom)
+    every = differences(study, metric)
+    assert every == {cell.label: difference(study, cell, metric) for cell in study.cells}
