@@ -7,6 +7,7 @@ A backbone is one file in this package: a frozen config dataclass, an `nn.Module
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,6 +36,7 @@ class DenoiserConfig(ABC):
     channels: int = 4
     classes: int = 1000  # 0: unconditional
     class_dropout: float = 0.1  # above 0 there is a null class, label number `classes`
+    label_std: float = 0.02  # of label embeddings at the start: DiT's; at 1 labels are learned ten times sooner
     learn_sigma: bool = True  # predict 2C channels: the second half parameterises the variance
     latent_factor: int = 8  # pixels per cell of x along a side (1: pixel space); bookkeeping only
 
@@ -49,6 +51,7 @@ class DenoiserConfig(ABC):
         require(self.channels > 0, "channels", self.channels, "a positive integer")
         require(self.classes >= 0, "classes", self.classes, "0 (unconditional) or more")
         require(0 <= self.class_dropout < 1, "class_dropout", self.class_dropout, "in [0, 1)")
+        require(0 < self.label_std < math.inf, "label_std", self.label_std, "above 0")
         require(self.latent_factor > 0, "latent_factor", self.latent_factor, "a positive integer")
         self.check()
 
@@ -69,7 +72,7 @@ class DenoiserConfig(ABC):
 
         They are left out of run ids. A backbone adds its own to these.
         """
-        return set() if self.classes else {"class_dropout"}
+        return set() if self.classes else {"class_dropout", "label_std"}
 
     @property
     def out_channels(self) -> int:

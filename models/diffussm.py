@@ -272,12 +272,14 @@ def _size(depth: int, width: int, heads: int, **fields: object) -> dict[str, obj
     return {"depth": depth, "width": width, "heads": heads, **fields}
 
 
+TOY = {"size": (8, 8), "channels": 1, "classes": 10, "latent_factor": 1, "learn_sigma": False, "label_std": 1.0}
+
 # The paper gives depth and width for XL, width 384 for S and a doubtful 786 for L; the rest follows DiT.
 SIZES = {
     "s": _size(12, 384, 6),
     "l": _size(24, 1024, 16),
     "xl": _size(29, 1152, 16),
-    "tiny": _size(3, 64, 4, state=16, size=(8, 8), channels=1, classes=10, latent_factor=1, learn_sigma=False),
+    "tiny": _size(3, 64, 4, state=16, **TOY),
 }
 
 
@@ -339,9 +341,10 @@ class DiffuSSM(Denoiser):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        embedders = [self.t_embedder, self.y_embedder] if self.y_embedder is not None else [self.t_embedder]
-        for weight in (p for embedder in embedders for p in embedder.parameters() if p.ndim == 2):
+        for weight in (p for p in self.t_embedder.parameters() if p.ndim == 2):
             nn.init.normal_(weight, std=0.02)
+        if self.y_embedder is not None:
+            nn.init.normal_(self.y_embedder.embedding_table.weight, std=self.config.label_std)
         for name, parameter in self.blocks.named_parameters():
             if "adaLN_modulation" in name:
                 nn.init.zeros_(parameter)

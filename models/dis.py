@@ -227,7 +227,16 @@ SIZES: dict[str, DiSConfig] = {
     **_named("l", 48, 1024),
     **_named("h", 48, 1536),
     "tiny": DiSConfig(
-        size=(8, 8), channels=1, classes=10, learn_sigma=False, latent_factor=1, P=2, depth=4, width=64, state=8
+        size=(8, 8),
+        channels=1,
+        classes=10,
+        learn_sigma=False,
+        latent_factor=1,
+        label_std=1.0,
+        P=2,
+        depth=4,
+        width=64,
+        state=8,
     ),
 }
 
@@ -293,7 +302,7 @@ class DiS(Denoiser):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=self.config.label_std)
         for module in self.modules():
             if isinstance(module, BidirectionalMamba):
                 module.initialise(self.config.depth)

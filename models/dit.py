@@ -120,7 +120,16 @@ SIZES: dict[str, DiTConfig] = {
     **_named("l", 24, 1024, 16),
     **_named("xl", 28, 1152, 16),
     "tiny": DiTConfig(
-        size=(8, 8), channels=1, classes=10, learn_sigma=False, latent_factor=1, P=2, depth=3, width=64, heads=4
+        size=(8, 8),
+        channels=1,
+        classes=10,
+        learn_sigma=False,
+        latent_factor=1,
+        label_std=1.0,
+        P=2,
+        depth=3,
+        width=64,
+        heads=4,
     ),
 }
 
@@ -154,16 +163,17 @@ class DiT(Denoiser):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Blocks start as the identity and the output as zero; embeddings at the scale of 0.02."""
+        """Blocks start as the identity and the output as zero; the time's embedding at the scale of 0.02."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         xavier_as_linear_(self.x_embedder.proj)
         self.pos_embed.copy_(sincos_2d(*self.config.grid(), self.config.width))
-        embedders = [self.t_embedder, self.y_embedder] if self.config.classes else [self.t_embedder]
-        for weight in (p for embedder in embedders for p in embedder.parameters() if p.ndim == 2):
+        for weight in (p for p in self.t_embedder.parameters() if p.ndim == 2):
             nn.init.normal_(weight, std=0.02)
+        if self.config.classes:
+            nn.init.normal_(self.y_embedder.embedding_table.weight, std=self.config.label_std)
         for name, parameter in self.blocks.named_parameters():
             if "adaLN_modulation" in name:
                 nn.init.zeros_(parameter)

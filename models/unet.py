@@ -30,6 +30,7 @@ from models.macs import Macs, attention, conv2d, linear
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig(DenoiserConfig):
+    label_std: float = 1.0  # ADM's
     width: int = 128  # channels at multiplier 1
     channel_mult: tuple[float, ...] = (1, 2, 2)  # one per level; each level halves the sides
     res_blocks: int = 2  # residual blocks per level on the way down; one more on the way up
@@ -237,6 +238,13 @@ def make_layer(layer: Layer, config: UNetConfig) -> nn.Module:
     return ResBlock(layer.inputs, layer.outputs, 4 * config.width, resample, scale_shift, config.dropout)
 
 
+def label_embedding(config: UNetConfig, width: int) -> nn.Embedding:
+    """(B,) labels -> (B, width), the null class last."""
+    embedding = nn.Embedding(config.label_rows, width)
+    nn.init.normal_(embedding.weight, std=config.label_std)
+    return embedding
+
+
 def make_attention(width: int, config: UNetConfig) -> nn.Module:
     heads = config.heads_at(width)
     if config.attention == "transformer":
@@ -292,13 +300,13 @@ class UNet(Denoiser):
         emb, plan, first = 4 * config.width, layout(config), config.widths[0]
         self.time_embed = nn.Sequential(nn.Linear(config.width, emb), nn.SiLU(), nn.Linear(emb, emb))
         if config.classes and config.attention == "self":
-            self.label_emb = nn.Embedding(config.label_rows, emb)
+            self.label_emb = label_embedding(config, emb)
         self.input_blocks = nn.ModuleList(Stage(layers, config) for layers in plan.descent)
         self.middle_block = Stage(plan.bottom, config)
         self.output_blocks = nn.ModuleList(Stage(layers, config) for layers in plan.ascent)
         self.out = nn.Sequential(group_norm(first), nn.SiLU(), zeroed(conv3x3(first, config.out_channels)))
         if config.classes and config.attention == "transformer":
-            self.label_context = nn.Embedding(config.label_rows, config.context_width)
+            self.label_context = label_embedding(config, config.context_width)
 
     def denoise(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         emb, context = self._condition(timestep_embedding(t, self.config.width).to(x.dtype), y)

@@ -27,6 +27,7 @@ FIXED = (
     "latent_factor",
     "learn_sigma",
     "class_dropout",
+    "label_std",
 )  # the data's, not the network's
 
 

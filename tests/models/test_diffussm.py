@@ -149,7 +149,7 @@ def test_long_skips_pair_blocks_from_either_end() -> None:
 def test_initialisation() -> None:
     """Each map is a matrix of its own to xavier's bound; embeddings start small."""
     torch.manual_seed(0)
-    config = replace(TINY, M=2, width=128, stream="full", resample="linear", classes=100)
+    config = replace(TINY, M=2, width=128, stream="full", resample="linear", classes=100, label_std=0.02)
     model = DiffuSSM(config)
     block, D = model.blocks[0], 128
     for weight in (

@@ -102,7 +102,7 @@ def test_loads_a_wrapped_checkpoint_and_refuses_another_size() -> None:
 def test_initialisation_is_the_official_one() -> None:
     """Xavier on every matrix, the patch convolution as the matrix it is; small embeddings; shut gates."""
     torch.manual_seed(0)
-    model = DiT(replace(TINY, width=128, P=4, channels=4, classes=100))
+    model = DiT(replace(TINY, width=128, P=4, channels=4, classes=100, label_std=0.02))
     block = model.blocks[0]
     for weight in (model.x_embedder.proj.weight.flatten(1), block.attn.qkv.weight, block.mlp.fc1.weight):
         bound = math.sqrt(6 / sum(weight.shape))

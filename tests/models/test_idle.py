@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import DenoiserConfig, backbones, named_config
+from models import DenoiserConfig, backbones, build, named_config
 from tests.models.conformance import awake, inputs
 
 ALTERNATIVES: dict[str, dict[str, Any]] = {
@@ -83,7 +83,7 @@ def behaviour(name: str, config: DenoiserConfig) -> tuple[list[Tensor], list[Any
 def test_idle_fields_are_those_that_change_nothing(name: str, base: dict[str, Any]) -> None:
     config = named_config(f"{name}-tiny", **base)
     outputs, rest = behaviour(name, config)
-    alternatives = {**ALTERNATIVES[name], "class_dropout": 0.5}
+    alternatives = {**ALTERNATIVES[name], "class_dropout": 0.5, "label_std": 0.5}
     tried = {field: value for field, value in alternatives.items() if getattr(config, field) != value}
     nothing: set[str] = set()
     for field, value in tried.items():
@@ -91,6 +91,15 @@ def test_idle_fields_are_those_that_change_nothing(name: str, base: dict[str, An
         if rest == other_rest and all(torch.equal(a, b) for a, b in zip(outputs, others, strict=True)):
             nothing.add(field)
     assert nothing == config.idle() & tried.keys()
+
+
+@pytest.mark.parametrize("name", [*ALTERNATIVES, "patchssm"])
+@pytest.mark.parametrize("std", [0.02, 1.0])
+def test_label_embeddings_start_at_the_scale_asked_for(name: str, std: float) -> None:
+    torch.manual_seed(0)
+    model = build(f"{name}-tiny", classes=100, label_std=std)
+    tables = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    assert [table.std().item() for table in tables] == [pytest.approx(std, rel=0.05)]
 
 
 def test_every_field_of_every_backbone_is_asked_about() -> None:
