@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from study.config import RunConfig, run_id
 from study.results import Row
 from study.sample import Samples
+from study.score.foresight import full_name, unavailable
 from study.score.inception import InceptionWeights
 from study.score.pictures import of_data, of_run
-from study.score.scoring import Options, rows, score, unavailable
+from study.score.scoring import Options, cache_folder, floor, rows, score
 from study.strict import ConfigError
 
 
@@ -19,18 +20,31 @@ def unscorable(config: RunConfig) -> dict[str, str]:
     if metrics and not config.sample.count:
         raise ConfigError(f"score.metrics={list(metrics)} needs samples: sample.count=0 draws none")
     try:
-        return unavailable(metrics, config.data.name, weights(config))
+        labelled = config.backbone.classes > 0
+        return unavailable(metrics, config.data, config.sample.count, labelled, weights(config))
     except ValueError as error:
         raise ConfigError(f"score.{error}") from error
 
 
-def score_rows(config: RunConfig, samples: Samples, facts: Mapping[str, str]) -> tuple[list[Row], dict[str, str]]:
-    """The rows of every metric that has a value, and the reason for every one that has none."""
+def score_rows(
+    config: RunConfig, samples: Samples, facts: Mapping[str, str], metrics: Sequence[str] | None = None
+) -> tuple[list[Row], dict[str, str]]:
+    """The rows of every metric that has a value, the floor's first; and the reason for every one that has none."""
+    asked = config.score.metrics if metrics is None else metrics
     drawn = of_run(config, samples.images, samples.labels)
     reference = of_data(config.data, "reference")
-    found = score(drawn, reference, config.score.metrics, Options(weights=weights(config)))
+    options = Options(weights=weights(config), cache=cache_folder())
+    real = floor(reference, len(drawn), asked, options)
+    found = score(drawn, reference, asked, options)
     missing = {one.metric: one.reason for one in found if one.value is None}
-    return rows(found, run_id(config), facts), missing
+    return rows([*real, *found], run_id(config), facts), missing
+
+
+def not_yet_scored(config: RunConfig, done: Sequence[Row]) -> list[str]:
+    """Metrics asked for that a finished run has no row of, but could have."""
+    have, impossible = {row.metric for row in done}, unscorable(config)
+    asked = [metric for metric in config.score.metrics if metric not in impossible]
+    return [metric for metric in asked if full_name(metric, config.data, config.sample.count) not in have]
 
 
 def weights(config: RunConfig) -> InceptionWeights:

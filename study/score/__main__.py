@@ -10,8 +10,6 @@ Exit codes: 0 all computed, 1 some not (the reason is in the table), 2 bad input
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,10 +20,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from study.data import dataset
+from study.atomic import write_json
 from study.score.inception import SHA256, InceptionWeights
-from study.score.pictures import Pictures, read, read_data, reference_of_run
-from study.score.scoring import Options, Score, draw_size, own_space, score
+from study.score.pictures import Pictures, read, reference_of_run
+from study.score.scoring import (
+    FLOOR,
+    Options,
+    Score,
+    cache_folder,
+    check_device,
+    check_sizes,
+    draw_size,
+    floor,
+    own_space,
+    score,
+)
 
 IN_OWN_SPACE = ("agreement", "fd", "fd_inf", "kd", "precision_", "recall_", "density_", "coverage_", "swd")
 IN_INCEPTION = ("fid", "sfid", "is", "kid", "precision", "recall", "swd")
@@ -41,20 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         weights = InceptionWeights(given.inception_weights, given.inception_sha256)
         cache = None if given.no_cache else cache_folder()
         options = Options(given.n, given.draws, given.seed, weights, given.device, cache)
+        check_device(options.device)
+        check_sizes(samples, reference, options)
         with Bar() as bar:
-            floor = real(reference, draw_size(samples, options))
-            below = (
-                score(floor, reference, metrics, Options(None, 1, given.seed, weights, given.device, cache), bar.tell)
-                if floor
-                else []
-            )
+            real = floor(reference, draw_size(samples, options), metrics, options, bar.tell)
             scores = score(samples, reference, metrics, options, bar.tell)
-    except (ValueError, FileNotFoundError) as error:
+        if given.json:
+            write_json(Path(given.json), [plain(one) for one in (*real, *scores)])
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    show(samples, reference, scores, below)
-    if given.json:
-        Path(given.json).write_text(json.dumps([plain(one) for one in scores], indent=2) + "\n", encoding="utf-8")
+    show(samples, reference, scores, real)
     return 1 if any(one.value is None for one in scores) else 0
 
 
@@ -94,24 +100,11 @@ def read_reference(given: argparse.Namespace) -> Pictures:
 
 
 def default_metrics(samples: Pictures, reference: Pictures) -> list[str]:
-    own = own_space(samples, reference)
+    own = own_space(reference.data or samples.data)
     if own is None:
         return list(IN_INCEPTION)
     labelled = samples.labels is not None
     return [f"{name}{own}" if name.endswith("_") else name for name in IN_OWN_SPACE if labelled or name != "agreement"]
-
-
-def real(reference: Pictures, n: int) -> Pictures | None:
-    """As many held-out real images as there are samples, or all there are; None if it is not known of what."""
-    if reference.data is None:
-        return None
-    limits = dataset(reference.data).limits
-    return read_data(reference.data, "heldout", n if limits is None else min(n, limits[1]))
-
-
-def cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "diffusion-backbone-study" / "references"
 
 
 class Bar:
@@ -135,15 +128,19 @@ class Bar:
         self._progress.advance(self._tasks[what, total], done)
 
 
-def show(samples: Pictures, reference: Pictures, scores: Sequence[Score], floor: Sequence[Score]) -> None:
+def show(samples: Pictures, reference: Pictures, scores: Sequence[Score], real: Sequence[Score]) -> None:
     """The floor first: what real images score that the reference does not hold."""
     table = Table(title=f"against {len(reference)} images of {reference.name}")
     for column, align in (("images", "left"), ("metric", "left"), ("value", "right"), ("95 %", "left"), ("", "left")):
         table.add_column(column, justify="right" if align == "right" else "left")
-    for name, lines in (("real, held out", floor), (samples.name, scores)):
-        for one in lines:
-            table.add_row(name, one.metric, *cells(one))
-        table.add_section()
+    for one in real:
+        table.add_row("real, held out", one.metric.removesuffix(FLOOR), *cells(one))
+    if not real:
+        why = f"unknown: of what data {reference.name} is, and so which other images are real, is not known"
+        table.add_row("real, held out", "", "n/a", "", why)
+    table.add_section()
+    for one in scores:
+        table.add_row(samples.name, one.metric, *cells(one))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

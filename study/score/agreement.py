@@ -27,5 +27,8 @@ def agreement_hits(samples: Tensor, labels: Tensor, data: str) -> int:
     require(labels.shape == samples.shape[:1], "labels.shape", tuple(labels.shape), "one label per sample")
     require(len(samples) > 0, "samples", 0, "at least one image")
     network = embedded(data)
+    classes = network.config.classes
+    known = bool((labels >= 0).all() and (labels < classes).all())
+    require(known, "labels", f"{int(labels.min())}..{int(labels.max())}", f"0..{classes - 1}, the classes of {data}")
     predicted = torch.cat([network.classify(batch).argmax(dim=1) for batch in samples.split(BATCH)])
     return int((predicted == labels).sum())

@@ -25,6 +25,7 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 POOL, SPATIAL, LOGITS = "2048", "spatial", "logits_unbiased"
 LAYERS = (POOL, SPATIAL, LOGITS)
 SPATIAL_CHANNELS = 7  # of 192, times 17 x 17 places: ADM's 2023 numbers
+WIDTHS = {POOL: 2048, SPATIAL: SPATIAL_CHANNELS * 17 * 17, LOGITS: 1008}
 
 
 @dataclass(frozen=True)

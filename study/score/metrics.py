@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from models.denoiser import require, require_choice
 from study.score.frechet import Moments, frechet, frechet_halves, moments
@@ -17,7 +18,7 @@ from study.score.halves import Halves, halves
 from study.score.inception import LOGITS, POOL, SPATIAL
 from study.score.kernel_distance import kernel_distance, kernel_reference
 from study.score.manifold import DENSITY_NEIGHBOURS, NAMES, PRECISION_NEIGHBOURS, manifold, manifold_sd
-from study.score.sliced import PROJECTIONS, directions, sliced_wasserstein
+from study.score.sliced import PROJECTIONS, directions, project, sliced_wasserstein
 from study.score.spaces import INCEPTION, Features, spaces
 from study.score.strata import Strata, independent
 from study.stats import Interval, t_interval, t_quantile
@@ -87,6 +88,19 @@ def parse(name: str, own_space: str | None) -> Metric:
     return Metric(f"{kind}_{space}", kind, space, "features")
 
 
+def fewest(metric: Metric, width: int | None) -> int:
+    """Images of each set without which there is no value; `width`: features per image, None if not known."""
+    if metric.kind == "fd_inf":
+        return fewest_for_halves(width or 1)
+    least = {"fd": 2, "kd": 2, "is": 2 * SPLITS, SLICED: 4, AGREEMENT: 1}
+    return least.get(metric.kind, max(PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS) + 1)
+
+
+def fewest_for_halves(width: int) -> int:
+    """So many that the bias of half the images is still c/N: their covariance must be regular."""
+    return 2 * (width + 1)
+
+
 def name_in_inception(kind: str) -> str:
     return next((name for name, (known, _) in IN_INCEPTION.items() if known == kind), "a metric that Inception has")
 
@@ -136,13 +150,13 @@ class Compared:
 
     @property
     def enough_for_halves(self) -> bool:
-        """Whether the bias of half the images is still c/N: their covariance must be regular."""
+        """Whether there are uncertainties and a limit."""
         counts = [len(self.samples)] if self.known else [len(self.samples), len(self.images_of_reference)]
         return min(counts) >= self.fewest_for_halves
 
     @property
     def fewest_for_halves(self) -> int:
-        return 2 * (self.samples.shape[1] + 1)
+        return fewest_for_halves(self.samples.shape[1])
 
 
 def fd(compared: Compared, relative: bool) -> Estimate:
@@ -204,11 +218,11 @@ def on_manifold(name: str) -> Callable[[Compared, bool], Estimate]:
     return estimate
 
 
-def swd(samples: Features, reference: Features, strata: tuple[Strata, Strata], seed: int) -> Estimate:
+def swd(samples: Tensor, reference: Tensor, strata: tuple[Strata, Strata], seed: int) -> Estimate:
     """Root mean squared W2 of pixels over random directions."""
     generator = np.random.default_rng(seed)
-    along = directions(samples.shape[1], generator)
-    x, y = samples @ along, reference @ along
+    along = directions(reference[0].numel(), generator)
+    x, y = project(samples, along), project(reference, along)
     found = halves(lambda i, j: sliced_wasserstein(x[i], y[j]), *strata, PAIRS, generator)
     return Estimate(found.value, found.interval())
 

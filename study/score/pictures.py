@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +17,13 @@ from torch import Tensor
 
 from models.denoiser import require, require_choice
 from study.config import RunConfig, run_id, to_dict
-from study.data import SPLITS, DataConfig, Split, datasets, load
+from study.data import SPLITS, DataConfig, Split, dataset, datasets, load
 from study.run_directory import load_config
+from study.sample import load_samples
 from study.score.frechet import Moments
 
+BIT_DEPTH = 24  # its byte in a PNG: after signature, the header's length and type, width and height
+OTHER_FORMATS = {".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 ADM_STATISTICS = {"2048": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
@@ -30,16 +34,14 @@ class Pictures:
     name: str
     images: Tensor  # uint8 (N, C, H, W)
     labels: Tensor | None = None  # int64 (N,)
-    data: str | None = None  # the embedded data set they are of
+    source: tuple[DataConfig, Split] | None = None  # the embedded images that these are
+    data: str | None = None  # the embedded data set they are of, or are to look like
     statistics: Mapping[str, Moments] = field(default_factory=dict)  # {Inception layer: moments}
     sampling: Mapping[str, object] = field(default_factory=dict)  # how they were drawn, if from a model; not the seed
 
     def __post_init__(self) -> None:
         images = self.images
-        if images.is_floating_point():
-            low, high = float(images.min()), float(images.max())
-            require(False, f"{self.name}.images", f"{images.dtype} in [{low:g}, {high:g}]", "uint8 in 0..255")
-        require(images.dtype == torch.uint8, f"{self.name}.images", images.dtype, "uint8 in 0..255")
+        require(images.dtype == torch.uint8, f"{self.name}.images", described(images), "uint8 in 0..255")
         valid = images.ndim == 4 and images.shape[1] in (1, 3) and images.numel() > 0
         require(valid, f"{self.name}.images.shape", tuple(images.shape), "N x C x H x W with C = 1 or 3, not empty")
         labelled = self.labels is None or self.labels.shape == images.shape[:1]
@@ -54,7 +56,7 @@ class Pictures:
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy().tobytes())
         for layer, known in sorted(self.statistics.items()):
-            digest.update(layer.encode() + known.mean.tobytes())
+            digest.update(layer.encode() + known.mean.tobytes() + np.ascontiguousarray(known.full).tobytes())
         return digest.hexdigest()
 
     def part(self, start: int, stop: int) -> Pictures:
@@ -84,38 +86,70 @@ def read(source: str, results: str = "results", count: int | None = None) -> Pic
 
 def read_npz(path: Path) -> Pictures:
     """Ours (`images` N x C x H x W, `labels`) or ADM's (`arr_0` N x H x W x 3, `arr_1`, statistics)."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as npz: {str(error).splitlines()[0]}") from error
-    if "images" in arrays:
-        images, labels = arrays["images"], arrays.get("labels")
-    else:
-        require("arr_0" in arrays, f"{path}: arrays", sorted(arrays), "images (N x C x H x W) or arr_0 (N x H x W x C)")
-        images, labels = np.moveaxis(arrays["arr_0"], -1, 1), arrays.get("arr_1")
+    arrays = read_arrays(path)
+    layout = "images" if "images" in arrays else "arr_0"
+    require(layout in arrays, f"{path}: arrays", sorted(arrays), "images (N x C x H x W) or arr_0 (N x H x W x C)")
+    images = as_tensor(arrays[layout], f"{path}: {layout}")
+    if layout == "arr_0" and images.ndim == 4:
+        images = images.movedim(-1, 1)
+    labels = read_labels(arrays.get("labels" if layout == "images" else "arr_1"), str(path))
     statistics = {
         layer: published(arrays[mean], arrays[covariance], f"{path}: {mean}")
         for layer, (mean, covariance) in ADM_STATISTICS.items()
         if mean in arrays and covariance in arrays
     }
-    whole = None if labels is None or labels.ndim != 1 else torch.from_numpy(labels.astype(np.int64))
-    return Pictures(str(path), torch.from_numpy(np.ascontiguousarray(images)), whole, statistics=statistics)
+    return Pictures(str(path), images.contiguous(), labels, statistics=statistics)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an archive; nothing in it is unpickled."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as npz: {next(iter(str(error).splitlines()), 'damaged')}") from error
+
+
+def as_tensor(array: np.ndarray, where: str) -> Tensor:
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:
+        raise ValueError(f"{where} is an array of {array.dtype}: must be uint8") from error
+
+
+def read_labels(array: np.ndarray | None, where: str) -> Tensor | None:
+    """One whole number per image."""
+    if array is None:
+        return None
+    whole = array.ndim == 1 and array.dtype.kind in "iu"
+    require(whole, f"{where}: labels", f"{array.dtype} {array.shape}", "one integer per image")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def described(images: Tensor) -> str:
+    """The type, and the range where it says what went wrong."""
+    if not images.is_floating_point() or not images.numel():
+        return str(images.dtype)
+    return f"{images.dtype} in [{float(images.min()):g}, {float(images.max()):g}]"
 
 
 def published(mean: np.ndarray, covariance: np.ndarray, where: str) -> Moments:
     """Statistics as ADM's reference batches hold them; of how many images, the file does not say."""
     square = mean.ndim == 1 and covariance.shape == (len(mean), len(mean))
     require(square, where, (mean.shape, covariance.shape), "mean (d,) and covariance (d, d)")
+    finite = bool(np.isfinite(mean).all() and np.isfinite(covariance).all())
+    require(finite, where, "NaN or infinity", "finite statistics")
     return Moments(mean.astype(np.float64), 0, full=covariance.astype(np.float64))
 
 
 def read_folder(folder: Path) -> Pictures:
     """Every PNG below it, in the order of their names; or the shards a run left."""
-    files = sorted(folder.rglob("*.png"))
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() == ".png")
     if not files and (shards := sorted(folder.glob("*-*.npz"))):
         return join(str(folder), [read_npz(shard) for shard in shards])
     require(bool(files), "folder", str(folder), "a folder with .png files")
+    other = next((file for file in sorted(folder.rglob("*")) if file.suffix.lower() in OTHER_FORMATS), None)
+    require(other is None, "folder", str(other), "PNG throughout: other formats would be left out, or lose detail")
     images = [read_png(file) for file in files]
     for file, image in zip(files, images, strict=True):
         if image.shape != images[0].shape:
@@ -126,27 +160,31 @@ def read_folder(folder: Path) -> Pictures:
 
 
 def read_png(file: Path) -> Tensor:
-    """uint8 (1 or 3, H, W); an alpha channel or a palette is refused rather than guessed at."""
+    """uint8 (1 or 3, H, W); transparency, a palette or 16 bits are refused rather than guessed at."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=["PNG"]) as image:
             require(image.mode in ("L", "RGB"), f"{file}: mode", image.mode, "8-bit grey (L) or RGB")
+            require("transparency" not in image.info, f"{file}: mode", "transparency", "8-bit grey (L) or RGB")
+            depth = file.read_bytes()[BIT_DEPTH]  # opened as RGB, 16 bits would be cut to 8 in silence
+            require(depth <= 8, f"{file}: bits", depth, "8-bit grey (L) or RGB")
             pixels = np.array(image)
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{file} is not a whole PNG: {str(error).splitlines()[0]}") from error
     return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
 
 
 def read_run(run: Path) -> Pictures:
-    """The samples a run kept, with the labels asked of the model and how they were drawn."""
+    """The samples a run kept, all that it was to draw, with the labels asked of the model and how they were drawn."""
+    config = load_config(run / "config.yaml")
     samples = run / "samples"
     require(samples.is_dir(), "run", run.name, "a run that kept its samples (log.save_samples=true)")
-    kept = read_folder(samples)
-    return of_run(load_config(run / "config.yaml"), kept.images, kept.labels)
+    kept = load_samples(samples, range(config.sample.count))
+    return of_run(config, kept.images, kept.labels)
 
 
 def of_run(config: RunConfig, images: Tensor, labels: Tensor | None) -> Pictures:
     """A run's samples, on disk or not yet."""
-    return Pictures(run_id(config), images, labels, config.data.name, sampling=sampling_of(config))
+    return Pictures(run_id(config), images, labels, data=config.data.name, sampling=sampling_of(config))
 
 
 def reference_of_run(run: Path) -> Pictures:
@@ -156,15 +194,27 @@ def reference_of_run(run: Path) -> Pictures:
 
 
 def sampling_of(config: RunConfig) -> dict[str, object]:
-    """What of a run's sampling makes its scores comparable with another's."""
-    tree = to_dict(config)
-    sampler = {key: value for key, value in tree["sample"].items() if key not in ("count", "seed")}
-    return {"process": tree["process"], "sample": sampler, "ema": config.train.ema[0]}
+    """What of a run's sampling makes its scores comparable with another's; what was trained is not part of it."""
+    sampler = {key: value for key, value in to_dict(config)["sample"].items() if key not in ("count", "seed")}
+    return {"sample": sampler, "ema": config.train.ema[0]}
 
 
 def of_data(config: DataConfig, split: Split) -> Pictures:
     images = load(config, split)
-    return Pictures(f"{config.name}/{split}", images.images, images.labels if images.classes else None, config.name)
+    labels = images.labels if images.classes else None
+    return Pictures(f"{config.name}/{split}", images.images, labels, (config, split), config.name)
+
+
+def held_out_from(reference: Pictures, n: int) -> Pictures | None:
+    """As many real images that the reference does not hold, or all there are; None if it is not known of what."""
+    if reference.source is None:
+        return None
+    config, split = reference.source
+    other: Split = "heldout" if split != "heldout" else "reference"
+    limits = dataset(config.name).limits
+    most = n if limits is None else min(n, limits[SPLITS.index(other)])
+    asked = replace(config, heldout=most) if other == "heldout" else replace(config, reference=most)
+    return of_data(asked, other)
 
 
 def read_data(name: str, split: str, count: int | None) -> Pictures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from models.denoiser import require
 from study.atomic import canonical_json, write_file
@@ -21,9 +21,9 @@ from study.score.extractors import manifest
 from study.score.frechet import Moments
 from study.score.inception import InceptionWeights
 from study.score.metrics import AGREEMENT, ESTIMATORS, SLICED, Compared, Estimate, Metric, parse, swd
-from study.score.pictures import Pictures
-from study.score.protocol import Protocol, size_label
-from study.score.spaces import INCEPTION, Features, Space, missing, open_space, sha256_of_space
+from study.score.pictures import Pictures, held_out_from
+from study.score.protocol import VERSION, Protocol, size_label
+from study.score.spaces import INCEPTION, Features, Space, as_channels, missing, open_space, sha256_of_space
 from study.score.strata import Strata, strata_of
 from study.stats import Interval, t_interval, wilson_interval
 
@@ -35,6 +35,8 @@ Told = Callable[[str, int, int], None]
 
 FRECHET = ("fd", "fd_inf")
 WITHOUT_REFERENCE = ("is", AGREEMENT)
+STRATIFIED = ("fd_inf", "kd")  # values that classes in equal numbers change
+FLOOR = ".real"  # ends the name of what real images score that the reference does not hold
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Options:
     seed: int = 0  # of projections, splits and halves
     weights: InceptionWeights = field(default_factory=InceptionWeights)
     device: str = "cpu"
-    cache: Path | None = None  # folder for the reference's features
+    cache: Path | None = None  # folder for real images' features
 
 
 @dataclass(frozen=True)
@@ -71,21 +73,25 @@ def score(
     """One Score per metric, in the order asked for."""
     options = options or Options()
     check_sizes(samples, reference, options)
-    asked = [parse(name, own_space(samples, reference)) for name in metrics]
+    asked = [parse(name, own_space(reference.data or samples.data)) for name in metrics]
     scoring = _Scoring(samples, reference, asked, options, told)
     return [scoring.score(metric) for metric in asked]
 
 
-def unavailable(metrics: Iterable[str], data: str | None, weights: InceptionWeights) -> dict[str, str]:
-    """{metric: why it cannot be computed here}, to be asked before a run is started."""
-    spaces = {name: parse(name, data if data in manifest() else None).space for name in metrics}
-    reasons = {space: missing(space, weights) for space in set(spaces.values()) - {""}}
-    return {name: reason for name, space in spaces.items() if (reason := reasons.get(space))}
+def floor(
+    reference: Pictures, n: int, metrics: Sequence[str], options: Options, told: Told = lambda what, done, total: None
+) -> list[Score]:
+    """What real images score that the reference does not hold: no model can be told from the data below that."""
+    real = held_out_from(reference, n)
+    if real is None:
+        return []
+    found = score(real, reference, metrics, replace(options, n=None, draws=1), told)
+    return [replace(one, metric=one.metric + FLOOR) for one in found]
 
 
-def own_space(samples: Pictures, reference: Pictures) -> str | None:
-    """The embedded extractor of the data set that the reference, or else the samples, are of."""
-    return next((data for data in (reference.data, samples.data) if data in manifest()), None)
+def own_space(data: str | None) -> str | None:
+    """The embedded extractor of a data set, if it has one."""
+    return data if data in manifest() else None
 
 
 def check_sizes(samples: Pictures, reference: Pictures, options: Options) -> None:
@@ -96,6 +102,13 @@ def check_sizes(samples: Pictures, reference: Pictures, options: Options) -> Non
     wanted = draw_size(samples, options) * options.draws
     enough = 0 < wanted <= len(samples)
     require(enough, f"{samples.name}: images", len(samples), f"at least {max(wanted, options.draws)}, as asked for")
+
+
+def check_device(name: str) -> None:
+    try:
+        torch.empty(1, device=torch.device(name))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device={name!r} is not usable here: {str(error).splitlines()[0]}") from error
 
 
 def draw_size(samples: Pictures, options: Options) -> int:
@@ -141,9 +154,10 @@ class _Scoring:
 
     def estimates(self, metric: Metric) -> list[Estimate]:
         if metric.kind == SLICED:
-            reference = pixels(self.reference.images)
+            reference = self.reference.images
+            drawn = [as_channels(draw.images, reference.shape[1]) for draw in self.draws]
             seed = self.options.seed
-            return [swd(pixels(draw.images), reference, self.strata(draw), seed) for draw in self.draws]
+            return [swd(x, reference, self.strata(draw), seed) for x, draw in zip(drawn, self.draws, strict=True)]
         if metric.kind == AGREEMENT:
             return [agreement(draw, metric.space) for draw in self.draws]
         return [ESTIMATORS[metric.kind](compared, metric.relative) for compared in self.layer(metric)]
@@ -159,6 +173,9 @@ class _Scoring:
     def protocol(self, metric: Metric) -> Protocol:
         known = metric.kind in FRECHET and metric.layer in self.published(metric.space)
         alone = metric.kind in WITHOUT_REFERENCE
+        settings = metric.settings(self.options.seed)
+        if metric.kind in STRATIFIED:
+            settings["classes"] = "/".join(str(strata.max() + 1) for strata in self.strata(self.draws[0]))
         return Protocol(
             metric=metric.name,
             n=self.n,
@@ -168,7 +185,7 @@ class _Scoring:
             space=metric.space,
             space_sha256=self.shas[metric.space],
             layer=metric.layer,
-            settings=metric.settings(self.options.seed),
+            settings=settings,
             sampling=self.draws[0].sampling,
         )
 
@@ -178,13 +195,10 @@ class _Scoring:
     def _embed(self, name: str) -> None:
         """Every layer asked of a space, for all draws and the reference, in one pass each."""
         space = open_space(name, self.options.weights, self.device, self.layers[name])
-        reference = self._reference_features(space)
-        total = self.n * len(self.draws)
-
-        def told(done: int) -> None:
-            self.told(f"{self.draws[0].name} in {name}", done, total)
-
-        drawn = [space.features(draw.images, self.device, told=told) for draw in self.draws]
+        drawn = [self._features(draw, space, self.n * len(self.draws), draw.source is not None) for draw in self.draws]
+        known = self.published(name)
+        needed = any(m.kind not in FRECHET or m.layer not in known for m in self.asked if m.space == name)
+        reference = self._features(self.reference, space, len(self.reference), True) if needed else {}
         statistics = self.published(name)
         for layer in drawn[0]:
             self.compared[name, layer] = [
@@ -194,22 +208,17 @@ class _Scoring:
                 for draw, features in zip(self.draws, drawn, strict=True)
             ]
 
-    def _reference_features(self, space: Space) -> dict[str, Features]:
-        known = self.published(space.name)
-        if all(metric.kind in FRECHET and metric.layer in known for metric in self.asked if metric.space == space.name):
-            return {}
-        total = len(self.reference)
+    def _features(self, pictures: Pictures, space: Space, total: int, keep: bool) -> dict[str, Features]:
+        """Of every image; real ones' are kept in the cache if there is one."""
 
         def compute() -> dict[str, Features]:
-            return space.features(
-                self.reference.images,
-                self.device,
-                told=lambda done: self.told(f"{self.reference.name} in {space.name}", done, total),
-            )
+            what = f"{pictures.name} in {space.name}"
+            return space.features(pictures.images, self.device, told=lambda done: self.told(what, done, total))
 
-        if self.options.cache is None:
+        if self.options.cache is None or not keep:
             return compute()
-        key = reference_key(space, self.layers[space.name], self.reference_sha256, self.device)
+        sha256 = self.reference_sha256 if pictures is self.reference else pictures.sha256
+        key = features_key(space, self.layers[space.name], sha256, self.device)
         return cached(self.options.cache / f"{space.name}-{key}.npz", compute)
 
 
@@ -220,20 +229,17 @@ def agreement(draw: Pictures, data: str) -> Estimate:
     return Estimate(hits / len(draw), wilson_interval(hits, len(draw)))
 
 
-def pixels(images: Tensor) -> Features:
-    """Flat images in [-1, 1]: (N, C H W) float32."""
-    return images.flatten(1).numpy().astype(np.float32) / 127.5 - 1
-
-
-def reference_key(space: Space, layers: Sequence[str], reference_sha256: str, device: torch.device) -> str:
+def features_key(space: Space, layers: Sequence[str], images_sha256: str, device: torch.device) -> str:
     """Everything that defines the features, so that another set, network, layer or library never answers."""
     meaning = {
-        "images": reference_sha256,
+        "images": images_sha256,
         "space": space.name,
         "weights": space.sha256,
         "layers": list(layers),
-        "device": device.type,
-        **{package: version(package) for package in ("torch", "torch-fidelity")},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "matmul": torch.get_float32_matmul_precision(),
+        "version": VERSION,
+        **{package: version(package) for package in ("torch", "torchvision", "torch-fidelity")},
     }
     return hashlib.sha256(canonical_json(meaning).encode()).hexdigest()[:24]
 
@@ -248,14 +254,22 @@ def cached(path: Path, compute: Callable[[], dict[str, Features]]) -> dict[str, 
     except Exception as error:  # whatever a damaged archive raises
         log.warning("%s is damaged and will be computed again: %s", path, error)
     features = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **features)
 
-    write_file(path, write)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, write)
+    except OSError as error:
+        log.warning("%s cannot be kept for the next time: %s", path, error)
     return features
+
+
+def cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "diffusion-backbone-study" / "references"
 
 
 def rows(scores: Iterable[Score], run: str, provenance: Mapping[str, str]) -> list[Row]:

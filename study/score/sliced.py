@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 PROJECTIONS = 256
+BLOCK = 1024  # images turned to float64 at once
 
 
 def directions(dimensions: int, generator: np.random.Generator, count: int = PROJECTIONS) -> NDArray[np.float64]:
     """Random unit vectors as columns (d, count)."""
     drawn = generator.standard_normal((dimensions, count))
     return drawn / np.linalg.norm(drawn, axis=0)
+
+
+def project(images: Tensor, along: NDArray[np.float64]) -> NDArray[np.float64]:
+    """uint8 images (N, C, H, W) as vectors in [-1, 1] along each of k directions (C H W, k): (N, k)."""
+    blocks = (block.flatten(1).numpy().astype(np.float64) / 127.5 - 1 for block in images.split(BLOCK))
+    return np.concatenate([block @ along for block in blocks])
 
 
 def sliced_wasserstein(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

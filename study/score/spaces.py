@@ -16,8 +16,8 @@ from torch import Tensor
 
 from models.denoiser import require, require_choice
 from study.atomic import sha256_of
-from study.score.extractors import embedded, embedded_sha, manifest
-from study.score.inception import LAYERS, InceptionWeights, inception
+from study.score.extractors import config_of, embedded, embedded_sha, manifest
+from study.score.inception import LAYERS, WIDTHS, InceptionWeights, inception
 
 INCEPTION = "inception"
 DINOV2 = {"dinov2-vit-s-14": "vits14", "dinov2-vit-b-14": "vitb14", "dinov2-vit-l-14": "vitl14"}
@@ -46,11 +46,21 @@ class Space:
             for layer, values in self.layers(piece.to(device)).items():
                 found.setdefault(layer, []).append(values.float().cpu().numpy())
             told(len(piece))
-        return {layer: np.concatenate(pieces) for layer, pieces in found.items()}
+        features = {layer: np.concatenate(pieces) for layer, pieces in found.items()}
+        for layer, whole in features.items():  # a comparison with NaN is false, which would look like a low score
+            require(bool(np.isfinite(whole).all()), f"{self.name} {layer}", "NaN or infinity", "finite features")
+        return features
 
 
 def spaces() -> tuple[str, ...]:
     return (*manifest(), INCEPTION, *DINOV2, *CLIP)
+
+
+def width(name: str, layer: str) -> int | None:
+    """Features per image, where known without opening the network."""
+    if name in manifest():
+        return config_of(manifest()[name]["network"]).features
+    return WIDTHS.get(layer)
 
 
 def missing(name: str, weights: InceptionWeights) -> str | None:

@@ -41,12 +41,14 @@ def test_folder_against_folder_without_weights(tmp_path: Path, capsys: pytest.Ca
     assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--metrics", "swd", "fid"]) == 1
     printed = " ".join(capsys.readouterr().out.split())
     assert "swd@15" in printed
+    assert "real, held out │ │ n/a │ │ unknown" in printed  # never left out in silence
+    assert printed.index("real, held out") < printed.index("swd@15")
     assert "fid@15 │ n/a" in printed
 
 
 def test_run_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run directory as a run leaves it, with real images in the place of its samples."""
-    config = resolve(["backbone=dit-tiny", "data=digits8", "train=quick", f"results={tmp_path}"])
+    config = resolve(["backbone=dit-tiny", "data=digits8", "train=quick", "sample.count=200", f"results={tmp_path}"])
     directory = RunDirectory.of(config)
     directory.create(config)
     directory.samples.mkdir()
@@ -57,6 +59,9 @@ def test_run_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         np.savez(file, images=real.images[part].numpy(), labels=real.labels[part].numpy())
     assert main([directory.identity, "--results", str(tmp_path), "--metrics", "agreement", "fd", "--n", "200"]) == 0
     assert f"{directory.identity}" in capsys.readouterr().out
+    (directory.samples / "000100-000200.npz").unlink()  # half of them would have been scored as if they were all
+    assert main([directory.identity, "--results", str(tmp_path), "--metrics", "fd"]) == 2
+    assert "lacks samples 100..199" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -65,6 +70,12 @@ def test_run_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["nowhere.npz", "digits8"], "nowhere.npz"),
         (["digits8/heldout", "digits8", "--metrics", "fda"], "fda"),
         (["digits8/heldout", "digits8", "--n", "5000"], "5000"),
+        (["digits8/heldout", "digits8", "--n", "0"], "heldout=0"),
+        (["digits8/heldout", "digits8", "--n", "-3"], "heldout=-3"),
+        (["digits8/heldout", "digits8", "--draws", "0"], "draws=0"),
+        (["digits8/heldout", "digits8", "--device", "gpu"], "device='gpu'"),
+        (["digits8/heldout", "digits8", "--metrics", "swd", "--n", "20", "--json", "/nowhere/s.json"], "/nowhere"),
+        (["digits8/test", "digits8"], "split"),
         (["digits8"], "REFERENCE"),
     ],
 )

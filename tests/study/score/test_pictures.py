@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from study.data import DataConfig, load
 from study.sample import Samples, write_for_adm
-from study.score.pictures import Pictures, read
+from study.score.frechet import Moments
+from study.score.pictures import Pictures, held_out_from, of_data, read
 
 
 def save_pngs(folder: Path, images: Tensor) -> None:
@@ -47,6 +53,27 @@ def test_embedded_data_by_name() -> None:
     assert reference.data == "digits8"
 
 
+class Mark:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def deep_png() -> bytes:
+    """2 x 2 RGB of 16 bits, which Pillow opens as 8-bit RGB without a word."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + bytes(range(12))) * 2)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
 def bad_inputs(folder: Path, photos: Tensor) -> dict[str, str]:
     """{source: what the message must say}"""
     floats = photos.numpy() / 100.0
@@ -61,8 +88,33 @@ def bad_inputs(folder: Path, photos: Tensor) -> dict[str, str]:
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "mixed" / "zz.png")
     (folder / "torn").mkdir()
     (folder / "torn" / "a.png").write_bytes(b"\x89PNG\r\n")
-    (folder / "palette").mkdir()
-    Image.fromarray(np.zeros((9, 9), np.uint8)).convert("P").save(folder / "palette" / "a.png")
+    grey = Image.fromarray(np.zeros((9, 9), np.uint8))
+    for mode in ("P", "RGBA", "LA", "1", "I;16"):
+        (folder / mode).mkdir()
+        Image.fromarray(np.zeros((9, 9), np.uint16)).save(folder / mode / "a.png") if mode == "I;16" else grey.convert(
+            mode
+        ).save(folder / mode / "a.png")
+    for name, content in {"deep": deep_png(), "cut": deep_png()[:40]}.items():
+        (folder / name).mkdir()
+        (folder / name / "a.png").write_bytes(content)
+    (folder / "clear").mkdir()
+    grey.save(folder / "clear" / "a.png", transparency=0)
+    save_pngs(folder / "lossy", photos[:2])
+    grey.save(folder / "lossy" / "c.jpg")
+    np.savez(folder / "text.npz", images=np.array(["a", "b"]))
+    np.savez(folder / "none.npz", images=np.zeros((0, 1, 4, 4)))
+    np.savez(folder / "wide.npz", images=photos.numpy().astype(np.int64))
+    np.savez(folder / "flat.npz", arr_0=np.uint8(3))
+    np.savez(folder / "half.npz", images=photos.numpy(), labels=np.full(24, 0.5))
+    np.savez(folder / "onehot.npz", arr_0=photos.movedim(1, -1).numpy(), arr_1=np.zeros((24, 10), np.int64))
+    np.savez(folder / "nan.npz", arr_0=photos.movedim(1, -1).numpy(), mu=np.full(3, np.nan), sigma=np.eye(3))
+    np.savez_compressed(folder / "torn.npz", images=photos.numpy())
+    whole = (folder / "torn.npz").read_bytes()
+    (folder / "torn.npz").write_bytes(whole[: len(whole) // 2])
+    (folder / "flipped.npz").write_bytes(whole[:2000] + bytes([whole[2000] ^ 255]) + whole[2001:])
+    with (folder / "array.npz").open("wb") as file:
+        np.save(file, photos.numpy())
+    (folder / "evil.npz").write_bytes(pickle.dumps(Mark(folder / "executed")))
     return {
         "float.npz": r"float64 in \[0, 2\.5",
         "unknown.npz": "pictures",
@@ -73,7 +125,26 @@ def bad_inputs(folder: Path, photos: Tensor) -> dict[str, str]:
         "picture.txt": "npz",
         "mixed": "zz.png is 3 x 9 x 9 but 0000.png is 3 x 32 x 32",
         "torn": "not a whole PNG",
-        "palette": "mode='P'",
+        "P": "mode='P'",
+        "RGBA": "mode='RGBA'",
+        "LA": "mode='LA'",
+        "1": "mode='1'",
+        "I;16": "mode='I;16'",
+        "deep": "bits=16",
+        "cut": "not a whole PNG",
+        "clear": "mode='transparency'",
+        "lossy": "c.jpg.*PNG throughout",
+        "text.npz": "images is an array of <U1: must be uint8",
+        "none.npz": r"float64.* is not valid: must be uint8",
+        "wide.npz": "torch.int64",
+        "flat.npz": "images.shape",
+        "half.npz": "labels='float64",
+        "onehot.npz": "one integer per image",
+        "nan.npz": "finite statistics",
+        "torn.npz": "cannot be read as npz",
+        "flipped.npz": "cannot be read as npz",
+        "array.npz": "cannot be read as npz",
+        "evil.npz": "cannot be read as npz",
         "nowhere": "a file, a folder, a run",
     }
 
@@ -83,6 +154,8 @@ def test_bad_inputs_are_one_line_each(tmp_path: Path, photos: Tensor) -> None:
         with pytest.raises(ValueError, match=message) as caught:
             read(str(tmp_path / source))
         assert "\n" not in str(caught.value)
+        assert source in str(caught.value)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_sha256_is_of_pixels_and_shape(photos: Tensor) -> None:
@@ -92,3 +165,33 @@ def test_sha256_is_of_pixels_and_shape(photos: Tensor) -> None:
     assert Pictures("b", photos).sha256 == first
     assert Pictures("a", changed).sha256 != first
     assert Pictures("a", photos.reshape(24, 3, 16, 64)).sha256 != first
+
+
+def test_sha256_is_of_the_whole_statistics(photos: Tensor) -> None:
+    """Two references with one mean are not one reference."""
+
+    def sha(scale: float) -> str:
+        return Pictures("a", photos, statistics={"2048": Moments(np.zeros(3), 0, full=scale * np.eye(3))}).sha256
+
+    assert sha(1.0) == sha(1.0)
+    assert len({sha(1.0), sha(2.0), Pictures("a", photos).sha256}) == 3
+
+
+def test_held_out_images_are_of_the_very_data_and_not_in_the_reference() -> None:
+    """Another seed or another texture has other held-out images; those of the default would be the wrong floor."""
+    config = DataConfig("digits8", seed=3)
+    reference = of_data(config, "reference")
+    real = held_out_from(reference, 100)
+    assert real is not None
+    assert torch.equal(real.images, load(config, "heldout").images[:100])
+    known = {image.numpy().tobytes() for image in reference.images}
+    assert not any(image.numpy().tobytes() in known for image in real.images)
+    striped = DataConfig("glyphtex32", texture=0.2, reference=20)
+    real = held_out_from(of_data(striped, "reference"), 10)
+    assert real is not None
+    assert torch.equal(real.images, load(DataConfig("glyphtex32", texture=0.2, heldout=10), "heldout").images)
+    against_heldout = held_out_from(read("digits8/heldout"), 1000)
+    assert against_heldout is not None
+    assert against_heldout.name == "digits8/reference"
+    assert len(against_heldout) == 400  # all there are
+    assert held_out_from(Pictures("photos", reference.images), 10) is None

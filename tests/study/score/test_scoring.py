@@ -10,13 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from study.data import DataConfig, load
 from study.results import append_rows, read_rows
+from study.score import scoring as module
+from study.score.foresight import full_name, unavailable
 from study.score.frechet import frechet, moments
 from study.score.inception import InceptionWeights, inception
 from study.score.metrics import parse
 from study.score.pictures import Pictures, read
 from study.score.protocol import Protocol, require_comparable, size_label
-from study.score.scoring import Options, Score, rows, score, unavailable
+from study.score.scoring import FLOOR, Options, Score, features_key, floor, rows, score
+from study.score.spaces import Space, as_channels
 
 ALL = ("agreement", "fd", "fd_inf", "kd", "precision_digits8", "recall_digits8", "density_digits8", "swd")
 
@@ -91,7 +95,7 @@ def test_only_inception_is_called_fid(digits: tuple[Pictures, Pictures], tmp_pat
     assert "put weights-inception-2015-12-05-6726825d.pth (sha256 6726825d0af5" in fid.reason
     assert fd.value is not None
     assert rows([fid, fd], "run", {})[0].metric == "fd_digits8@297"
-    assert list(unavailable(["fid", "fd", "swd"], "digits8", absent)) == ["fid"]
+    assert list(unavailable(["fid", "fd", "swd"], DataConfig("digits8"), 297, True, absent)) == ["fid"]
 
 
 def test_too_few_samples_is_a_reason(digits: tuple[Pictures, Pictures]) -> None:
@@ -168,10 +172,10 @@ def test_reference_cache_answers_only_for_the_same_reference(digits: tuple[Pictu
     plain = values(score(samples, reference, ["fd"], options))
     again = values(score(samples, reference, ["fd"], options, lambda what, done, total: told.append(what)))
     assert again == plain
-    assert told == ["digits8/heldout in digits8"] * 3  # the reference was not embedded again
+    assert told == []  # neither of the two sets of real images was embedded again
     other = score(samples, reference.part(0, 399), ["fd"], options)[0].value
     assert other == score(samples, reference.part(0, 399), ["fd"])[0].value
-    assert len(list(tmp_path.glob("*.npz"))) == 2
+    assert len(list(tmp_path.glob("*.npz"))) == 3
 
 
 def test_damaged_cache_is_computed_again(digits: tuple[Pictures, Pictures], tmp_path: Path) -> None:
@@ -208,3 +212,102 @@ def test_adm_statistics_give_what_their_images_give(
     assert by_statistics[0].protocol.id != by_images[0].protocol.id
     assert by_statistics[2].protocol.n_reference == 6
     assert torch.equal(adm.images, photos[12:18])
+
+
+NOTHING = InceptionWeights("/nowhere/weights.pth")
+
+
+def test_what_cannot_be_is_known_before_the_run() -> None:
+    """The same words as the scoring itself would leave, but without a single image."""
+    data = DataConfig("digits8")
+    told = unavailable(["fd", "fd_inf", "is", "precision_digits8", "swd", "kd"], data, 5, True, NOTHING)
+    assert told.keys() == {"fd_inf", "is", "precision_digits8"}
+    assert "sample.count=5 is too few: must be at least 194" in told["fd_inf"]
+    assert "not found" in told["is"]
+    few = unavailable(["fd_inf"], DataConfig("digits8", reference=100), 297, True, NOTHING)
+    assert "data.reference=100 is too few" in few["fd_inf"]
+    assert "without labels" in unavailable(["agreement"], data, 100, False, NOTHING)["agreement"]
+    misfit = unavailable(["fd_glyphs16", "kd_digits8"], data, 100, True, NOTHING)
+    assert misfit == {"fd_glyphs16": "glyphs16 looks at images of 1 x 16 x 16, and those of digits8 are 1 x 8 x 8"}
+    assert full_name("fd", data, 1000) == "fd_digits8@1k"
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 19, 20, 193, 194])
+def test_foresight_says_what_scoring_finds(digits: tuple[Pictures, Pictures], n: int) -> None:
+    """Every metric, at every N where one of them begins to have a value."""
+    names = [name for name in ALL if name != "agreement"]
+    expected = unavailable(names, DataConfig("digits8"), n, True, NOTHING)
+    found = score(digits[0].part(0, n), digits[1], names)
+    assert {one.metric for one in found if one.value is None} == {
+        full_name(name, DataConfig("digits8"), n) for name in expected
+    }
+    assert all(one.reason and "\n" not in one.reason for one in found if one.value is None)
+
+
+def test_nan_features_have_no_score(digits: tuple[Pictures, Pictures], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances to NaN compare as false: precision would be a plain 0."""
+    broken = Space("digits8", "0", 1, lambda x: {"features": torch.full((len(x), 5), float("nan"))})
+    monkeypatch.setattr(module, "open_space", lambda *given: broken)
+    for one in score(*digits, ["fd", "kd", "precision_digits8", "coverage_digits8"]):
+        assert one.value is None
+        assert "NaN" in one.reason
+
+
+def test_channels_are_matched_or_refused(digits: tuple[Pictures, Pictures]) -> None:
+    """Grey repeated as RGB is the same picture in pixels and features; colour is not turned grey in silence."""
+    grey, reference = digits[0].part(0, 60), digits[1]
+    rgb = dataclasses.replace(grey, images=grey.images.expand(-1, 3, -1, -1).contiguous(), source=None)
+    assert values(score(rgb, reference, ["swd", "fd"])) == values(score(grey, reference, ["swd", "fd"]))
+    against_rgb = dataclasses.replace(reference, images=as_channels(reference.images, 3))
+    assert score(grey, against_rgb, ["swd"])[0].value is not None
+    coloured = dataclasses.replace(rgb, images=rgb.images.clone())
+    coloured.images[0, 0] ^= 1
+    for one in score(coloured, reference, ["swd", "fd"]):
+        assert one.value is None
+        assert "images.channels=3" in one.reason
+
+
+def test_strata_are_in_the_protocol(digits: tuple[Pictures, Pictures]) -> None:
+    """KD of balanced classes is another estimate than of independent draws: 297 digits with and without labels."""
+    labelled = load(DataConfig("digits8"), "reference")
+    same = Pictures("same", labelled.images, torch.arange(400) % 10, data="digits8")
+    bare = dataclasses.replace(same, labels=None)
+    one, other = (score(each, digits[1], ["kd", "fd"]) for each in (same, bare))
+    assert one[0].value != other[0].value
+    assert one[0].protocol.id != other[0].protocol.id
+    assert one[1].value == other[1].value
+    assert one[1].protocol.id == other[1].protocol.id
+
+
+def test_floor_is_named_and_cached(digits: tuple[Pictures, Pictures], tmp_path: Path) -> None:
+    options = Options(n=50, draws=2, cache=tmp_path)
+    real = floor(digits[1], 100, ["fd", "agreement"], options)
+    assert [one.metric for one in real] == [f"fd_digits8@100{FLOOR}", f"agreement_digits8@100{FLOOR}"]
+    assert real[0].value == score(digits[0].part(0, 100), digits[1], ["fd"])[0].value
+    assert real[0].draws == ()
+    assert floor(Pictures("unknown", digits[1].images), 100, ["fd_digits8"], options) == []
+
+
+def test_cache_key_changes_with_everything_that_defines_the_features() -> None:
+    space, cpu = Space("digits8", "a", 1, lambda x: {}), torch.device("cpu")
+    key = features_key(space, ["f"], "images", cpu)
+    assert features_key(space, ["f"], "images", cpu) == key
+    others = {
+        features_key(dataclasses.replace(space, sha256="b"), ["f"], "images", cpu),
+        features_key(dataclasses.replace(space, name="other"), ["f"], "images", cpu),
+        features_key(space, ["f", "g"], "images", cpu),
+        features_key(space, ["f"], "others", cpu),
+    }
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        others.add(features_key(space, ["f"], "images", cpu))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert len(others | {key}) == 6
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(digits: tuple[Pictures, Pictures], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    found = score(*digits, ["fd"], Options(cache=tmp_path / "file" / "cache"))
+    assert found == score(*digits, ["fd"])
