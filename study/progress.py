@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines in a log."""
+"""What a person sees of a run, training and then sampling: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
+
+QUIET = 10.0  # seconds between two lines about sampling, which has no interval of its own
 
 
 class TrainingProgress:
@@ -58,6 +60,31 @@ class TrainingProgress:
         if self._bar and self._task is not None:
             description = f"loss {loss:.4f}  {speed:.0f} images/s  {memory:.0f} MiB"
             self._bar.update(self._task, completed=images, description=description)
+
+    def sampling(self, count: int) -> SamplingProgress:
+        """The same for `count` samples, under the bar of training if there is one."""
+        return SamplingProgress(count, self._bar)
+
+
+class SamplingProgress:
+    """Told how many samples are made, those under way in part: first at the start, then as they grow."""
+
+    def __init__(self, count: int, bar: Progress | None = None) -> None:
+        self.count, self._bar = count, bar
+        self._task = bar.add_task("sampling", total=count) if bar else None
+        self._start: tuple[float, float] | None = None  # time, and samples there already
+        self._said = time.monotonic()
+
+    def __call__(self, done: float) -> None:
+        now = time.monotonic()
+        began, found = self._start = self._start or (now, done)
+        speed = (done - found) / max(now - began, 1e-9)
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=int(done), description=f"sampling  {speed:.3g} images/s")
+        if speed and (done >= self.count or now - self._said >= QUIET):
+            left = duration((self.count - done) / speed)
+            log.info("sampled %d/%d  %.3g images/s  %s left", done, self.count, speed, left)
+            self._said = now
 
 
 def peak_memory_mib(device: torch.device) -> float:

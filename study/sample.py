@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +24,7 @@ from models import Denoiser
 from models.denoiser import require, require_choice
 from study.atomic import write_file, write_json
 from study.data.images import to_uint8
-from study.diffusion import Process, SamplerConfig, guided
+from study.diffusion import Denoise, Process, SamplerConfig, guided
 from study.draws import generator
 from study.process.guidance import check_guidance
 
@@ -38,9 +38,13 @@ log = logging.getLogger(__name__)
 LABEL_POLICIES = ("balanced", "random")
 CPU = torch.device("cpu")
 GRID_LINE = 2  # pixels between the images of a grid
+MEANING = "meaning.json"
 
 Decode = Callable[[Tensor], Tensor]
 """What the process made (B,C,H,W) -> uint8 images (B,C',H',W')."""
+
+Tell = Callable[[float], object]
+"""Hears how many samples are made."""
 
 
 class Samples(NamedTuple):
@@ -60,10 +64,12 @@ def sample(
     folder: Path | None = None,
     decode: Decode = to_uint8,
     check: Callable[[], object] = lambda: None,
+    tell: Tell = lambda done: None,
 ) -> Samples:
     """The samples of these indices. With a folder, each batch is kept there as a shard and drawn only once.
 
-    `check` is called before every evaluation of the network and may raise to stop.
+    `check` is called before every evaluation of the network and may raise to stop; `tell` hears how many
+    samples there are, those under way in part, at the start and after every evaluation.
     """
     require(len(indices) > 0 and indices.step == 1 and indices.start >= 0, "indices", indices, "a range of 0 or more")
     require(batch_size > 0, "batch_size", batch_size, "a positive integer")
@@ -72,15 +78,19 @@ def sample(
     process.check_sampler(sampler)
     check_guidance(denoiser.config, sampler)
     if folder is not None:
-        _claim(folder, _meaning(denoiser, process, sampler, seed, labels))
+        _claim(folder, meaning_of(denoiser, process, sampler, seed, labels))
     pieces = dict(_shards(folder, indices)) if folder is not None else {}
     with _evaluating(denoiser):
-        for part in _missing(indices, pieces, batch_size):
-            piece = _draw(denoiser, process, sampler, part, seed, labels, decode, check)
+        missing = _missing(indices, pieces, batch_size)
+        done = len(indices) - sum(map(len, missing))
+        tell(done)
+        for part in missing:
+            steps = _Steps(check, tell, done, len(part), process.calls(sampler))
+            piece = _draw(denoiser, process, sampler, part, seed, labels, decode, steps)
             if folder is not None:
                 _write_shard(folder, part, piece)
             pieces[part] = piece
-            log.info("sampled %d..%d of %d..%d", part.start, part.stop - 1, indices.start, indices.stop - 1)
+            done += len(part)
     return _join(pieces, indices)
 
 
@@ -114,6 +124,28 @@ class SampleNoise:
         return self.draw()
 
 
+@dataclass
+class _Steps:
+    """What happens between the evaluations of the network while one batch is drawn."""
+
+    check: Callable[[], object]
+    tell: Tell
+    before: int  # samples made before this batch
+    count: int  # of this batch
+    calls: int  # evaluations until it is made
+    made: int = 0  # of those
+
+    def around(self, denoise: Denoise) -> Denoise:
+        def watched(x: Tensor, t: float) -> Tensor:
+            self.check()
+            output = denoise(x, t)
+            self.made += 1
+            self.tell(self.before + self.count * self.made / self.calls)
+            return output
+
+        return watched
+
+
 def _draw(
     denoiser: Denoiser,
     process: Process,
@@ -122,19 +154,14 @@ def _draw(
     seed: int,
     policy: str,
     decode: Decode,
-    check: Callable[[], object],
+    steps: _Steps,
 ) -> Samples:
     config = denoiser.config
     device = next(denoiser.parameters()).device
     labels = labels_of(indices, config.classes, policy, seed)
     noise = SampleNoise(indices, (config.channels, *config.size), seed, device)
-    denoise = guided(denoiser, None if labels is None else labels.to(device), sampler)
-
-    def checked(x: Tensor, t: float) -> Tensor:
-        check()
-        return denoise(x, t)
-
-    images = decode(process.sample(checked, noise.draw(), sampler, noise)).cpu()
+    denoise = steps.around(guided(denoiser, None if labels is None else labels.to(device), sampler))
+    images = decode(process.sample(denoise, noise.draw(), sampler, noise)).cpu()
     require(images.dtype == torch.uint8, "images.dtype", images.dtype, "torch.uint8, from `decode`")
     return Samples(images, labels)
 
@@ -182,17 +209,44 @@ def _join(pieces: dict[range, Samples], indices: range) -> Samples:
 def _claim(folder: Path, meaning: dict[str, Any]) -> None:
     """Make the folder for these samples, or refuse one that holds others."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "meaning.json"
+    file = folder / MEANING
     if not file.exists():
         write_json(file, meaning)
         return
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = _read_meaning(file)
+    if not found:
+        raise ValueError(f"{file} is damaged: delete the samples beside it, or name another folder")
     for key, value in meaning.items():
         require(found.get(key) == value, key, value, f"{found.get(key)!r}, as in {file}, or another folder")
 
 
-def _meaning(denoiser: Denoiser, process: Process, sampler: SamplerConfig, seed: int, labels: str) -> dict[str, Any]:
-    meaning = {
+def drop_others(folder: Path, meaning: dict[str, Any]) -> None:
+    """Delete what the folder holds of other samples. Only one worker may, and before any of them draws."""
+    file = folder / MEANING
+    if not file.exists():
+        return
+    found = _read_meaning(file)
+    changed = [key for key, value in meaning.items() if found.get(key) != value]
+    if not changed:
+        return
+    log.warning("%s holds samples of other %s: they will be drawn again", folder, " and ".join(changed))
+    for path in folder.glob("*.npz"):
+        path.unlink()
+    file.unlink()  # last: a killed call finds it and goes on
+
+
+def _read_meaning(file: Path) -> dict[str, Any]:
+    """Empty for a damaged one, which then fits no samples."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def meaning_of(denoiser: Denoiser, process: Process, sampler: SamplerConfig, seed: int, labels: str) -> dict[str, Any]:
+    """What samples depend on besides their indices, as JSON."""
+    parts = {
         "backbone": {"name": type(denoiser).__name__, **asdict(denoiser.config)},
         "weights": weights_digest(denoiser),
         "process": {"name": type(process).__name__, **asdict(process.config)},
@@ -200,7 +254,7 @@ def _meaning(denoiser: Denoiser, process: Process, sampler: SamplerConfig, seed:
         "seed": seed,
         "labels": labels,
     }
-    plain: dict[str, Any] = json.loads(json.dumps(meaning))
+    plain: dict[str, Any] = json.loads(json.dumps(parts))
     return plain
 
 
@@ -288,22 +342,30 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def draw_samples(
-    config: RunConfig, trainer: Trainer, directory: RunDirectory, check: Callable[[], object] = lambda: None
+    config: RunConfig,
+    trainer: Trainer,
+    directory: RunDirectory,
+    check: Callable[[], object] = lambda: None,
+    tell: Tell = lambda done: None,
 ) -> Samples:
     """A run's samples, from its first average: the grid, and all of them as files if the run is to keep them."""
-    indices = range(config.sample.count)
+    asked = config.sample
+    denoiser, process = trainer.averages[0], trainer.process
     folder = directory.samples if config.log.save_samples else None
+    if folder is not None:  # left by an attempt whose weights were others: a run has one set of samples
+        drop_others(folder, meaning_of(denoiser, process, asked.sampler, asked.seed, asked.labels))
     with trainer.autocast():
         samples = sample(
-            trainer.averages[0],
-            trainer.process,
-            config.sample.sampler,
-            indices,
-            seed=config.sample.seed,
-            labels=config.sample.labels,
+            denoiser,
+            process,
+            asked.sampler,
+            range(asked.count),
+            seed=asked.seed,
+            labels=asked.labels,
             batch_size=config.machine.sample_batch,
             folder=folder,
             check=check,
+            tell=tell,
         )
     if folder is not None:
         write_for_adm(folder / "adm.npz", samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import signal
@@ -23,8 +24,10 @@ from models.dit import DiT, DiTConfig
 from study.diffusion import FlowConfig, GaussianConfig, Process, SamplerConfig, make_process
 from study.sample import (
     GRID_LINE,
+    MEANING,
     SampleNoise,
     Samples,
+    drop_others,
     labels_of,
     load_samples,
     sample,
@@ -228,6 +231,33 @@ def test_a_damaged_shard_is_drawn_again(tmp_path: Path, damage: str, caplog: pyt
         again = draw(range(9), batch_size=3, folder=tmp_path)
     assert "000003-000006.npz is damaged" in caplog.text
     assert torch.equal(again.images, expected.images)
+
+
+@pytest.mark.parametrize("left", [b'{"seed": 1}', b"[]", b'{"se', b""], ids=["other", "list", "cut", "empty"])
+def test_samples_of_something_else_are_dropped_at_once_or_not_at_all(
+    tmp_path: Path, left: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw(range(4), folder=tmp_path, batch_size=2)
+    meaning = json.loads((tmp_path / MEANING).read_text())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    drop_others(tmp_path, meaning)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / MEANING).write_bytes(left)
+    with pytest.raises(ValueError, match=f"{MEANING}"):
+        draw(range(4), folder=tmp_path)
+    with caplog.at_level(logging.WARNING):
+        drop_others(tmp_path, meaning)
+    assert "will be drawn again" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+    drop_others(tmp_path, meaning)  # nothing there: nothing to do
+    drop_others(tmp_path / "never made", meaning)
+
+
+def test_progress_counts_every_evaluation_and_what_was_there(tmp_path: Path) -> None:
+    told: list[float] = []
+    draw(range(2), folder=tmp_path)
+    draw(range(5), folder=tmp_path, batch_size=2, tell=told.append)
+    assert told == [2, 2.5, 3, 3.5, 4, 4.25, 4.5, 4.75, 5]  # four steps for samples 2 and 3, four for sample 4
 
 
 # --- files for others ------------------------------------------------------------------------------------------
