@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from study.atomic import canonical_json, remove_leftovers, sha256_of, write_file
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2  # the last one, and the one before it should the last turn out damaged
 
 
@@ -103,14 +104,17 @@ class CheckpointFolder:
         stems = (record.stem for record in self.path.glob("*.json"))
         yield from sorted((int(stem) for stem in stems if stem.isdigit()), reverse=True)
 
+    def newest_facts(self) -> dict[str, Any] | None:
+        """Of the newest checkpoint whose record is whole; no tensor is read."""
+        for images in self.newest_first():
+            with suppress(DamagedCheckpointError):
+                return self._owned_record(images)["facts"]
+        return None
+
     def load(self, images: int, device: str = "cpu") -> Checkpoint:
         """One checkpoint, refused with DamagedCheckpointError unless every byte is as written."""
-        tensors, record = self._files(images)
-        content = self._read_record(record)
-        expected = {"format": FORMAT, "owner": self.owner, "images": images}
-        for key, value in expected.items():
-            if content.get(key) != value:
-                raise DamagedCheckpointError(f"checkpoint {record} has {key}={content.get(key)!r}, expected {value!r}")
+        tensors = self._files(images)[0]
+        content = self._owned_record(images)
         try:
             size = tensors.stat().st_size
             if size != content["bytes"]:
@@ -122,6 +126,15 @@ class CheckpointFolder:
             return Checkpoint(images, load_file(tensors, device=device), content["facts"])
         except (OSError, SafetensorError) as error:
             raise DamagedCheckpointError(f"checkpoint {tensors} cannot be read: {_reason(error)}") from error
+
+    def _owned_record(self, images: int) -> dict[str, Any]:
+        record = self._files(images)[1]
+        content = self._read_record(record)
+        expected = {"format": FORMAT, "owner": self.owner, "images": images}
+        for key, value in expected.items():
+            if content.get(key) != value:
+                raise DamagedCheckpointError(f"checkpoint {record} has {key}={content.get(key)!r}, expected {value!r}")
+        return content
 
     def _read_record(self, record: Path) -> dict[str, Any]:
         try:

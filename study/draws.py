@@ -19,6 +19,8 @@ from study.config import Seeds
 from study.data import ImageSet
 from study.diffusion import Process
 
+ALL = slice(None)
+
 
 def stream(seed: int, purpose: str, position: int) -> int:
     """A seed of its own for each purpose and position."""
@@ -49,19 +51,23 @@ class Draws:
     def __post_init__(self) -> None:
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
-    def batch(self, denoiser: Denoiser, seen: int, count: int) -> Batch:
-        """The `count` images after the first `seen`, with their noise."""
+    def batch(self, denoiser: Denoiser, seen: int, count: int, part: slice = ALL) -> Batch:
+        """The `count` images after the first `seen`, with their noise; of them, `part`.
+
+        All numbers are drawn for all of them, so that a part is the same whoever else has the rest.
+        """
         device = self.images.images.device
         index = self._indices(seen, count).to(device)
-        x0 = self.images.to_float(self.images.images[index])
+        x0 = self.images.to_float(self.images.images[index[part]])
         if self.flip:
-            mirrored = torch.rand(count, generator=self._data(device, "flip", seen), device=device) < 0.5
+            mirrored = torch.rand(count, generator=self._data(device, "flip", seen), device=device)[part] < 0.5
             x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
-        t = self.process.sample_times(count, self._noise(device, "times", seen), device)
-        noise = torch.randn(x0.shape, generator=self._noise(device, "noise", seen), device=device)
+        t = self.process.sample_times(count, self._noise(device, "times", seen), device)[part]
+        shape = (count, *x0.shape[1:])
+        noise = torch.randn(shape, generator=self._noise(device, "noise", seen), device=device)[part]
         y = None
         if denoiser.config.classes:
-            y = denoiser.drop_labels(self.images.labels[index], self._noise(device, "labels", seen))
+            y = denoiser.drop_labels(self.images.labels[index], self._noise(device, "labels", seen))[part]
         return Batch(x0, t, noise, y)
 
     def seed_network(self, seen: int) -> None:

@@ -4,46 +4,39 @@
 
 Every argument is an override in hydra's grammar: a preset (`train=quick`) or a value (`train.lr=1e-3`).
 Without any: dit-tiny on digits8, about a minute. A run that is done is not done again: its rows are shown.
+With several processes, one per GPU: `torchrun --nproc-per-node 8 -m study.run ...`; the same run, with the same id.
 Exit codes: 0 done, 1 failed (see state.json), 2 bad input (nothing was left behind), 128 + n stopped by signal n.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import torch
 
 from study.allocator import keep_freed_memory
-from study.atomic import write_json
-from study.checkpoint import Checkpoint, CheckpointFolder, crossed
+from study.attempt import Attempt, quality
+from study.checkpoint import CheckpointFolder
 from study.compose import resolve
 from study.config import RunConfig
+from study.distributed import LostRankError, Ranks, current, is_lost, join
 from study.interruption import StoppedError, StopRequest
 from study.lease import Holding, already_held, hold
-from study.progress import TrainingProgress
 from study.provenance import provenance
-from study.results import Row, read_rows, write_rows
-from study.rows import run_rows
-from study.run_directory import Curve, Failure, RunDirectory, State, Status
-from study.sample import Samples, draw_samples
+from study.results import read_rows
+from study.run_directory import Failure, RunDirectory, State, Status
 from study.strict import ConfigError
-from study.trackers import check_trackers, open_trackers
-from study.train import DivergedError, Trainer, Validation
+from study.trackers import check_trackers
+from study.train import ALONE, DivergedError, Trainer
 
 log = logging.getLogger("study.run")  # not __name__, which is __main__ on the command line
-
-HEARTBEAT = 10.0  # seconds
 
 
 def run_alone(config: RunConfig, show_bar: bool = False) -> State:
@@ -52,38 +45,76 @@ def run_alone(config: RunConfig, show_bar: bool = False) -> State:
 
 
 def run(config: RunConfig, show_bar: bool = False, holding: Callable[[Path], Holding] = already_held) -> State:
-    """Do the run, or what is left of it. Bad input is a ConfigError before anything is written; all else a state."""
+    """Do the run, or what is left of it. Bad input is a ConfigError before anything is written; all else a state.
+
+    Every rank that joined calls this; rank 0 writes, and all return, or raise, the same.
+    """
+    ranks = current()
     directory = RunDirectory.of(config)
-    state = directory.read_state()
+    state = ranks.first_alone(directory.read_state)
     if state.status is Status.DONE:
         return state
-    trainer, facts = prepare(config)
-    with holding(directory.path):
-        return _run(config, show_bar, directory, trainer, facts)
+    trainer, facts = ranks.together(lambda: prepare(config))
+    with ranks.on_first(holding(directory.path)):
+        state = ranks.first_alone(lambda: _begin(config, directory, trainer))
+        if state.status is Status.DONE:
+            return state
+        return _run(config, show_bar, directory, trainer, state, facts)
 
 
-def _run(config: RunConfig, show_bar: bool, directory: RunDirectory, trainer: Trainer, facts: dict[str, str]) -> State:
+def _begin(config: RunConfig, directory: RunDirectory, trainer: Trainer) -> State:
+    """Make the run's folder, or see that nothing stands against continuing in it."""
     state = directory.read_state()  # again: it may have been finished while this process got ready
-    if state.status is Status.DONE:
-        return state
-    directory.create(config)
-    with log_file(directory.log), StopRequest() as stop:
+    if state.status is not Status.DONE:
+        check_same_data(directory, trainer)
+        directory.create(config)
+    return state
+
+
+def check_same_data(directory: RunDirectory, trainer: Trainer) -> None:
+    """Refuse to go on with other images than before: no later step would notice."""
+    facts = CheckpointFolder(directory.checkpoints, directory.identity).newest_facts()
+    for split, now in trainer.data_digests().items():
+        then = facts["data"][split] if facts else now
+        if now != then:
+            raise ConfigError(
+                f"the {split} images of {trainer.config.data.name} changed since {directory.path} was begun (sha256 "
+                f"{now[:12]}..., then {then[:12]}...): bring the old ones back, or remove the folder to begin again"
+            )
+
+
+def _run(
+    config: RunConfig,
+    show_bar: bool,
+    directory: RunDirectory,
+    trainer: Trainer,
+    state: State,
+    facts: dict[str, str],
+) -> State:
+    ranks = trainer.ranks
+    with log_file(directory.log) if ranks.is_first else nullcontext(), StopRequest(ranks.largest) as stop:
         try:
-            attempts = state.attempts + 1
-            state = directory.write_state(state, status=Status.RUNNING, attempts=attempts, failure=None, message=None)
-            directory.add_provenance(attempts, facts)
+            state = ranks.first_alone(lambda: _started(directory, state, facts))
             attempt = Attempt(config, trainer, directory, state, facts, stop)
             with attempt.closing:
-                attempt.train(show_bar)
+                attempt.train(show_bar and ranks.is_first)
                 attempt.finish()
-            return attempt.state
+            return ranks.first_alone(lambda: attempt.state)
         except BaseException as error:
-            return _ended(error, directory, replace(state, images=trainer.images))
+            return _ended(error, directory, replace(state, images=trainer.images), ranks)
+
+
+def _started(directory: RunDirectory, state: State, facts: dict[str, str]) -> State:
+    attempts = state.attempts + 1
+    state = directory.write_state(state, status=Status.RUNNING, attempts=attempts, failure=None, message=None)
+    directory.add_provenance(attempts, facts)
+    return state
 
 
 def prepare(config: RunConfig) -> tuple[Trainer, dict[str, str]]:
     """Everything that can refuse a run, done before a single file is written; and where its results come from."""
-    device = pick_device(config.machine.device)
+    ranks = current()
+    device = pick_device(config.machine.device, ranks)
     allocator = keep_freed_memory() if config.machine.keep_freed_memory else "as the system sets it"
     if config.machine.threads:
         torch.set_num_threads(config.machine.threads)
@@ -91,10 +122,10 @@ def prepare(config: RunConfig) -> tuple[Trainer, dict[str, str]]:
     torch.backends.cudnn.allow_tf32 = False
     check_trackers(config.log)
     check_writable(Path(config.results))
-    for metric, reason in _quality().unscorable(config).items() if config.score.metrics else ():
+    for metric, reason in quality().unscorable(config).items() if config.score.metrics else ():
         log.warning("%s will stay empty: %s", metric, reason)
     try:
-        trainer = Trainer(config, device)
+        trainer = Trainer(config, device, ranks)
     except (ValueError, FileNotFoundError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
     facts = provenance(
@@ -103,15 +134,22 @@ def prepare(config: RunConfig) -> tuple[Trainer, dict[str, str]]:
         compile=str(config.machine.compile).lower(),
         allocator=allocator,
         train_data=trainer.draws.images.sha256,
+        ranks=str(ranks.world_size),
     )
     return trainer, facts
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """Each of several ranks on a machine takes a GPU of its own."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "cuda" and ranks.world_size > 1:
+            if device.index is not None:
+                raise RuntimeError("each of several ranks takes its own GPU")
+            device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
+            torch.cuda.set_device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -132,155 +170,41 @@ def check_writable(results: Path) -> None:
         raise ConfigError(f"results={str(results)!r} is not writable: {error.strerror}") from error
 
 
-def _quality() -> ModuleType:
-    """Scoring, imported when a run asks for it: torch-fidelity and torchvision take seconds to import."""
-    return importlib.import_module("study.quality")
-
-
-class Attempt:
-    """One execution of a run, from its newest checkpoint to its rows."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        trainer: Trainer,
-        directory: RunDirectory,
-        state: State,
-        facts: dict[str, str],
-        stop: StopRequest,
-    ) -> None:
-        self.config, self.trainer, self.directory = config, trainer, directory
-        self.state, self.facts, self.stop = state, facts, stop
-        self.closing = ExitStack()
-        self.folder = CheckpointFolder(directory.checkpoints, directory.identity, config.log.keep_every)
-        self.folder.clean()
-        found = self.folder.restore_newest(self._restore)
-        resumed = found.facts if found else {"curve_lines": 0, "seconds": 0.0}
-        if found:
-            log.info("continuing from the checkpoint at %d of %d images", trainer.images, config.train.images)
-        self.seconds = float(resumed["seconds"])  # spent training, over all attempts
-        self.curve = Curve(directory.curve, keep=int(resumed["curve_lines"]))
-        self.closing.callback(self.curve.close)
-        self.trackers = open_trackers(config, directory.identity, directory.path, trainer.images, self.closing)
-        self._clock = time.monotonic()
-        self._beat = time.monotonic()
-        self._seconds_logged = self.seconds
-
-    def train(self, show_bar: bool) -> None:
-        total, every = self.config.train.images, self.config.log.every
-        validate_every, save_every = self.config.train.validate_every, self.config.log.checkpoint_every
-        keep_every = self.config.log.keep_every
-        self.progress = self.closing.enter_context(
-            TrainingProgress(total, self.trainer.images, self.config.train.batch, self.trainer.device, show_bar)
-        )
-        self._clock = time.monotonic()
-        while self.trainer.images < total:
-            before = self.trainer.images
-            self.trainer.step()
-            now = self.trainer.images
-            if crossed(before, now, every) or now == total:
-                self._log()
-            if crossed(before, now, validate_every) and now < total:
-                self._pausing_clock(self._validate)
-            stopping = self.stop.number is not None  # asked once: nothing may come between saving and leaving
-            due = crossed(before, now, save_every) or crossed(before, now, keep_every)
-            if due or now == total or stopping:
-                self._pausing_clock(self._save)
-            if stopping:
-                self.stop.check()
-
-    def finish(self) -> None:
-        """From trained weights to rows. Nothing here changes the weights, so a killed one simply starts over."""
-        decays = self.config.train.ema
-        validations = {decay: self.trainer.validate(index) for index, decay in enumerate(decays)}
-        self._track_validation(validations[decays[0]])
-        self.curve.sync()
-        self.stop.check()
-        rows = run_rows(self.config, self.trainer, validations, self.seconds, self.facts)
-        if self.config.sample.count:
-            samples = draw_samples(self.config, self.trainer, self.directory, self.stop.check)
-            self.stop.check()
-            rows += self._score(samples, rows[0].provenance)
-        write_rows(self.directory.rows, rows)
-        self.write_state(status=Status.DONE)
-
-    def _score(self, samples: Samples, origin: Mapping[str, str]) -> list[Row]:
-        """Rows of the metrics asked for; why any stayed empty goes to `unscored.json`."""
-        if not self.config.score.metrics:
-            return []
-        rows, missing = _quality().score_rows(self.config, samples, origin)
-        for metric, reason in missing.items():
-            log.warning("%s stays empty: %s", metric, reason)
-        if missing:
-            write_json(self.directory.unscored, missing)
-        self.stop.check()
-        return rows
-
-    def write_state(self, **changes: Any) -> None:
-        self.state = self.directory.write_state(self.state, images=self.trainer.images, **changes)
-        self._beat = time.monotonic()
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        self.trainer.restore(checkpoint.tensors, checkpoint.facts["trainer"])
-
-    def _log(self) -> None:
-        since = self.trainer.logged
-        values = self.trainer.take_loss()
-        self._lap()
-        speed = (self.trainer.images - since) / max(self.seconds - self._seconds_logged, 1e-9)
-        self._seconds_logged = self.seconds
-        self._track(values)
-        self.progress.tell(self.trainer.images, values["loss"], speed)
-        if time.monotonic() - self._beat > HEARTBEAT:
-            self.write_state()
-
-    def _validate(self) -> None:
-        self._track_validation(self.trainer.validate())
-
-    def _track_validation(self, validation: Validation) -> None:
-        bins = {f"val_loss_bin{number}": loss for number, loss in enumerate(validation.bins)}
-        self._track({"val_loss": validation.mean, **bins})
-        log.info("%d images  validation loss %.4f", self.trainer.images, validation.mean)
-
-    def _track(self, values: dict[str, float]) -> None:
-        self.curve.append({"images": self.trainer.images, **values})
-        for track in self.trackers:
-            track(self.trainer.images, values)
-
-    def _save(self) -> None:
-        self.trainer.check_finite()
-        self.curve.sync()
-        facts = {"trainer": self.trainer.facts(), "curve_lines": self.curve.lines, "seconds": self.seconds}
-        self.folder.save(Checkpoint(self.trainer.images, self.trainer.tensors(), facts))
-        self.write_state()
-
-    def _pausing_clock(self, work: Callable[[], None]) -> None:
-        """What is not training does not count as training time."""
-        self._lap()
-        work()
-        self._clock = time.monotonic()
-
-    def _lap(self) -> None:
-        now = time.monotonic()
-        self.seconds, self._clock = self.seconds + now - self._clock, now
-
-
-def _ended(error: BaseException, directory: RunDirectory, state: State) -> State:
+def _ended(error: BaseException, directory: RunDirectory, state: State, ranks: Ranks) -> State:
     """Record why the attempt ended early; the traceback goes to the log only."""
-    failure = classify(error)
-    status = Status.PENDING if failure in (Failure.STOPPED, Failure.PREEMPTED) else Status.FAILED
-    message = next(iter(str(error).splitlines()), type(error).__name__)
-    log.error("%s: %s", failure, message)
+    failure, message = diagnose(error, ranks)
+    if not is_lost(error):
+        ranks.fail(f"{failure}: {message}")
+    if ranks.is_first:
+        log.error("%s: %s", failure, message)
     if failure is Failure.BUG:
         logging.getLogger("study.traceback").error("traceback", exc_info=error)
+    status = Status.PENDING if failure in BLAMELESS else Status.FAILED
     state = replace(state, status=status, failure=failure, message=message)
     try:
-        directory.write_state(state)
+        if ranks.is_first:
+            directory.write_state(state)
     except OSError as also:
         log.error("the state could not be recorded: %s", also)
     if not isinstance(error, Exception):
         raise error
     return state
+
+
+BLAMELESS = (Failure.STOPPED, Failure.PREEMPTED, Failure.NODE_LOST)
+"""Ends that were no fault of the run: it waits to be continued."""
+
+
+def diagnose(error: BaseException, ranks: Ranks = ALONE) -> tuple[Failure, str]:
+    """The failure's class, and one line about it; of a lost rank what it said itself, if it had the time."""
+    message = next(iter(str(error).splitlines()), type(error).__name__)
+    if not is_lost(error):
+        return classify(error), message
+    said = ranks.last_words()
+    if said is None:
+        return Failure.NODE_LOST, f"another of the {ranks.world_size} ranks was lost: {message}"
+    own = next((failure for failure in Failure if f": {failure}: " in said), Failure.NODE_LOST)
+    return own, said
 
 
 def classify(error: BaseException) -> Failure:
@@ -290,6 +214,8 @@ def classify(error: BaseException) -> Failure:
         return Failure.STOPPED if error.number == signal.SIGINT else Failure.PREEMPTED
     if isinstance(error, KeyboardInterrupt):
         return Failure.STOPPED
+    if is_lost(error):
+        return Failure.NODE_LOST
     if isinstance(error, OSError):
         return Failure.STORAGE
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
@@ -335,29 +261,44 @@ def main(arguments: Sequence[str]) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(__doc__)
         return 0
+    try:
+        with join() as ranks:
+            return _main(arguments, ranks)
+    except (ConfigError, LostRankError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+def _main(arguments: Sequence[str], ranks: Ranks) -> int:
     terminal = sys.stderr.isatty()
-    handler = talk_to_console(terminal)
+    handler = talk_to_console(terminal) if ranks.is_first else logging.NullHandler()
     try:
         config = resolve(arguments)
         directory = RunDirectory.of(config)
         log.info("run %s in %s", directory.identity, directory.path)
         state = run_alone(config, show_bar=terminal)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}", ranks)
         return 2
     except (OSError, RuntimeError, MemoryError) as error:  # before the run had a state to say so in
-        if classify(error) is Failure.BUG:
+        failure, reason = diagnose(error, ranks)
+        if failure is Failure.BUG:
             raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        print(f"error: {classify(error)}: {reason}", file=sys.stderr)
+        complain(f"error: {failure}: {reason}", ranks)
         return 1
     except KeyboardInterrupt:
         return 130
     finally:
         logging.getLogger("study").removeHandler(handler)
-    if state.status is Status.DONE:
+    if state.status is Status.DONE and ranks.is_first:
         print(summary(directory))
     return exit_code(state)
+
+
+def complain(line: str, ranks: Ranks) -> None:
+    """Once, not once per rank: all ranks raise the same."""
+    if ranks.is_first:
+        print(line, file=sys.stderr)
 
 
 def summary(directory: RunDirectory) -> str:

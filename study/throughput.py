@@ -30,6 +30,8 @@ def _record(rows: Path, here: dict[str, str]) -> Record | None:
         row = json.loads(line)
         if any(row["provenance"].get(key) != value for key, value in here.items()):
             return None
+        if row["provenance"].get("ranks", "1") != "1":  # their rate is that of several processes, or machines
+            return None
         values[row["metric"]] = row["value"]
     if not {"gmacs", "images_per_second"} <= values.keys():
         return None

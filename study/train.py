@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 
 from models import Denoiser, backbones
 from study.config import RunConfig, TrainConfig, backbone_name
 from study.data import load
 from study.diffusion import make_process
+from study.distributed import Ranks
 from study.draws import Draws, generator
 from study.provenance import cpu_features
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CPU_UNITS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
+ALONE = Ranks()
 VALIDATION_SEED = 0  # the same noise for every run, whatever its seed
 
 
@@ -29,8 +33,11 @@ class DivergedError(Exception):
     """The loss or its gradient is no longer finite."""
 
     def __init__(self, images: int, step: int) -> None:
-        super().__init__(f"loss or gradient not finite in step {step}, {images} images into training")
+        super().__init__(images, step)
         self.images, self.step = images, step
+
+    def __str__(self) -> str:
+        return f"loss or gradient not finite in step {self.step}, {self.images} images into training"
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,11 @@ class Validation:
 class Trainer:
     """Everything that a training step changes, and the step itself."""
 
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> None:
+        """Of several ranks, each has all weights, averages and moments, and trains on its share of every batch."""
         check_precision(config.train.precision, device)
-        self.config, self.device = config, device
+        check_batch(config.train.batch, ranks)
+        self.config, self.device, self.ranks = config, device, ranks
         self.process = make_process(config.process)
         self.network = new_network(config).to(device)
         self.averages = [copy.deepcopy(self.network).requires_grad_(False).eval() for _ in config.train.ema]
@@ -60,12 +69,17 @@ class Trainer:
         self.held_out = load(config.data, "heldout")  # now, for bad images must be refused before training
         if config.machine.checkpoint_activations:
             recompute_blocks(self.network)
-        self.forward: nn.Module = torch.compile(self.network) if config.machine.compile else self.network  # type: ignore[assignment]
+        self.parallel = new_parallel(self.network, device) if ranks.world_size > 1 else None
+        self.forward: nn.Module = self.parallel or self.network
+        if config.machine.compile:
+            self.forward = torch.compile(self.forward)  # type: ignore[assignment]
         self.images = 0  # trained on so far
         self.logged = 0  # `images` when `take_loss` was last called
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._norm = torch.zeros((), device=device)
         self._diverged_at = torch.zeros((), dtype=torch.int64, device=device)  # images; 0: not diverged
+        if self.parallel:
+            self._settle()
 
     @property
     def steps(self) -> int:
@@ -75,7 +89,6 @@ class Trainer:
         """One optimiser step on the next batch."""
         train = self.config.train
         count = min(train.batch, train.images - self.images)
-        self.draws.seed_network(self.images)
         loss = self._backward(count)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
@@ -89,18 +102,45 @@ class Trainer:
         self._note(loss, norm)
 
     def _backward(self, count: int) -> Tensor:
-        """Gradients of the batch's mean loss, gathered over micro-batches; the summed loss comes back."""
-        batch = self.draws.batch(self.network, self.images, count)
+        """Gradients of the whole batch's mean loss, gathered over micro-batches and ranks; the summed loss comes back.
+
+        Averaging over ranks of unequal shares would weigh images unequally: each rank contributes its share
+        of the sum, times the number of ranks, which the average over ranks then undoes.
+        """
+        mine = self.ranks.share(count)
+        weight = 1.0 if mine else 0.0  # a rank without images takes part with one that counts for nothing
+        start, stop = (mine.start, mine.stop) if mine else (0, 1)
+        batch = self.draws.batch(self.network, self.images, count, slice(start, stop))
         x_t = self.process.add_noise(batch.x0, batch.t, batch.noise)
         total = torch.zeros((), device=self.device)
-        for part in _slices(count, self.config.machine.micro_batch or count):
-            with self.autocast():
-                output = self.forward(x_t[part], batch.t[part], None if batch.y is None else batch.y[part])
-            losses = self.process.losses(output.float(), batch.x0[part], x_t[part], batch.t[part], batch.noise[part])
-            loss = losses.total.sum()
-            self.scaler.scale(loss / count).backward()
+        parts = _slices(stop - start, self.config.machine.micro_batch or count)
+        for part in parts:
+            self.draws.seed_network(self.images + start + part.start)
+            with self._summing(last=part is parts[-1]):
+                with self.autocast():
+                    output = self.forward(x_t[part], batch.t[part], None if batch.y is None else batch.y[part])
+                losses = self.process.losses(
+                    output.float(), batch.x0[part], x_t[part], batch.t[part], batch.noise[part]
+                )
+                loss = losses.total.sum() * weight
+                self.scaler.scale(loss / (count / self.ranks.world_size)).backward()
             total = total + loss.detach()
-        return total
+        return self.ranks.add(total)
+
+    def _summing(self, last: bool) -> AbstractContextManager[object]:
+        """Gradients travel between ranks once per step, while the last micro-batch's are computed."""
+        return nullcontext() if last or self.parallel is None else self.parallel.no_sync()
+
+    def _settle(self) -> None:
+        """DDP regroups gradients after its first backward pass, and groups decide in which order ranks are summed.
+
+        That pass is done here, for nothing, so that a resumed run sums in the order of one that never stopped.
+        """
+        batch = self.draws.batch(self.network, 0, 1)
+        with self.autocast():
+            output = self.forward(self.process.add_noise(batch.x0, batch.t, batch.noise), batch.t, batch.y)
+        (0 * output.float().sum()).backward()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -142,13 +182,25 @@ class Trainer:
         return {"loss": loss, "grad_norm": self._norm.item(), "lr": self.optimizer.param_groups[0]["lr"]}
 
     @torch.no_grad()
-    def validate(self, average: int = 0) -> Validation:
-        """Score one set of averaged weights on every held-out image in every bin."""
+    def validate(self, average: int = 0, check: Callable[[], object] = lambda: None) -> Validation:
+        """Score one set of averaged weights on every held-out image in every bin.
+
+        Ranks take the batches in turn. `check` is called before each, as often on every rank, and may raise to stop.
+        """
         train = self.config.train
         network = self.averages[average].eval()  # which also forgets tables derived from its earlier weights
         count = min(train.validate_images, len(self.held_out))
         times = self.process.bin_times(train.validate_bins, count)
-        losses = torch.stack([self._bin_loss(network, b, times[b]) for b in range(train.validate_bins)])
+        losses = torch.zeros(train.validate_bins, count, dtype=torch.float64)
+        noise = lru_cache(maxsize=1)(partial(self._bin_noise, count))
+        batches = _slices(count, self.config.machine.sample_batch)
+        parts = [(number, part) for number in range(train.validate_bins) for part in batches]
+        for turn in range(self.ranks.rank, len(parts) + self.ranks.rank, self.ranks.world_size):
+            check()
+            if turn < len(parts):
+                number, part = parts[turn]
+                losses[number, part] = self._losses(network, part, times[number, part], noise(number)[part])
+        self.ranks.add(losses)
         if not losses.isfinite().all():
             raise DivergedError(self.images, self.steps)
         per_image = losses.mean(dim=0)
@@ -156,23 +208,34 @@ class Trainer:
         bins = tuple(losses.mean(dim=1).tolist())
         return Validation(bins, per_image.mean().item(), error, count)
 
-    def _bin_loss(self, network: Denoiser, number: int, t: Tensor) -> Tensor:
-        """(N,) float64 losses at the times t (N,), on the CPU."""
-        cpu, parts, held_out = torch.device("cpu"), [], self.held_out
-        x0 = held_out.to_float(held_out.images[: len(t)])
-        noise = torch.randn(x0.shape, generator=generator(cpu, VALIDATION_SEED, "validation", number))
-        for part in _slices(len(t), self.config.machine.sample_batch):
-            x, n, times = (values[part].to(self.device) for values in (x0, noise, t))
-            y = held_out.labels[: len(t)][part].to(self.device) if self.config.backbone.classes else None
-            x_t = self.process.add_noise(x, times, n)
-            with self.autocast():
-                output = network(x_t, times, y)
-            parts.append(self.process.losses(output.float(), x, x_t, times, n).mse.double().cpu())
-        return torch.cat(parts)
+    def _bin_noise(self, count: int, number: int) -> Tensor:
+        """(count, C, H, W) on the CPU, the same for every device."""
+        shape = (count, *self.held_out.images.shape[1:])
+        return torch.randn(shape, generator=generator(torch.device("cpu"), VALIDATION_SEED, "validation", number))
+
+    def _losses(self, network: Denoiser, part: slice, t: Tensor, noise: Tensor) -> Tensor:
+        """(n,) float64 losses on the CPU, of that part of the held-out images at the times t (n,)."""
+        held_out = self.held_out
+        x0 = held_out.to_float(held_out.images[part])
+        x, n, times = (values.to(self.device) for values in (x0, noise, t))
+        y = held_out.labels[part].to(self.device) if self.config.backbone.classes else None
+        x_t = self.process.add_noise(x, times, n)
+        with self.autocast():
+            output = network(x_t, times, y)
+        return self.process.losses(output.float(), x, x_t, times, n).mse.double().cpu()
 
     def autocast(self) -> AbstractContextManager[object]:
         dtype = AUTOCAST.get(self.config.train.precision)
         return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+
+    def fingerprint(self) -> str:
+        """Equal on ranks whose weights are: after the same gradients, they must be."""
+        sums = torch.stack([parameter.detach().double().sum() for parameter in self.parameters])
+        return str(sums.sum().item())
+
+    def data_digests(self) -> dict[str, str]:
+        """What it trains and validates on, to tell whether a resumed run still does."""
+        return {"train": self.draws.images.sha256, "heldout": self.held_out.sha256}
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that the next step depends on, by name."""
@@ -217,6 +280,19 @@ def new_network(config: RunConfig) -> Denoiser:
     """The run's backbone with fresh weights, on the CPU whatever the device: they depend on the seed alone."""
     torch.manual_seed(config.seeds.init)
     return backbones()[backbone_name(config.backbone)].denoiser(config.backbone)
+
+
+def new_parallel(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The network with its gradients averaged over ranks. No buffer of ours changes in training."""
+    ids = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def check_batch(batch: int, ranks: Ranks) -> None:
+    if batch < ranks.world_size:
+        raise ValueError(
+            f"train.batch={batch} is not valid with {ranks.world_size} ranks: must be at least one image each"
+        )
 
 
 def new_optimizer(network: Denoiser, config: TrainConfig) -> torch.optim.AdamW:

@@ -50,10 +50,11 @@ def perform(task: Task, work: Work) -> Outcome:
     if lease is None:
         return Outcome(task, None)
     with lease:
-        return Outcome(task, _do(directory, work))
+        return Outcome(task, do_leased(directory, work))
 
 
-def _do(directory: RunDirectory, work: Work) -> State:
+def do_leased(directory: RunDirectory, work: Work) -> State:
+    """The try itself, by whoever has the lease."""
     state = directory.read_state()
     try:
         config = load_config(directory.config)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+import study.attempt
 import study.checkpoint
 import study.run
 import study.run_directory
@@ -414,7 +415,7 @@ def test_a_tracker_that_is_not_installed_is_refused(
 def test_a_tracker_sees_the_curve(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, dict[str, float]]] = []
     monkeypatch.setattr(
-        study.run, "open_trackers", lambda *args: [lambda images, values: seen.append((images, dict(values)))]
+        study.attempt, "open_trackers", lambda *args: [lambda images, values: seen.append((images, dict(values)))]
     )
     directory = finished(words)
     assert [{"images": images, **values} for images, values in seen] == read_curve(directory.curve)

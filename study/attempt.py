@@ -1,0 +1,211 @@
+"""One execution of a run, from its newest checkpoint to its rows.
+
+Of several ranks all train, validate and sample; only rank 0 touches a file, while the others wait for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from types import ModuleType
+from typing import Any
+
+from study.atomic import write_json
+from study.checkpoint import Checkpoint, CheckpointFolder, crossed
+from study.config import RunConfig
+from study.interruption import StoppedError, StopRequest
+from study.progress import TrainingProgress
+from study.results import Row, write_rows
+from study.rows import run_rows
+from study.run_directory import Curve, RunDirectory, State, Status
+from study.sample import Samples
+from study.sample_together import draw_together
+from study.trackers import Track, open_trackers
+from study.train import Trainer, Validation
+
+log = logging.getLogger("study.run")
+
+HEARTBEAT = 10.0  # seconds
+
+
+def quality() -> ModuleType:
+    """Scoring, imported when a run asks for it: torch-fidelity and torchvision take seconds to import."""
+    return importlib.import_module("study.quality")
+
+
+class Attempt:
+    """The training loop and what follows it. `curve` and `trackers` are rank 0's."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        trainer: Trainer,
+        directory: RunDirectory,
+        state: State,
+        facts: dict[str, str],
+        stop: StopRequest,
+    ) -> None:
+        self.config, self.trainer, self.directory, self.ranks = config, trainer, directory, trainer.ranks
+        self.state, self.facts, self.stop = state, facts, stop
+        self.closing = ExitStack()
+        self.folder = CheckpointFolder(directory.checkpoints, directory.identity, config.log.keep_every)
+        resumed = self._resume()
+        self.seconds = float(resumed["seconds"])  # spent training, over all attempts
+        self.validation_due = bool(resumed["validation_due"])
+        self.trackers: list[Track] = []
+        if self.ranks.is_first:
+            self._open(curve_lines=int(resumed["curve_lines"]))
+        self._clock = time.monotonic()
+        self._beat = time.monotonic()
+        self._seconds_logged = self.seconds
+
+    def _resume(self) -> Mapping[str, Any]:
+        """Become what the newest whole checkpoint holds: rank 0 reads it, the others are sent it."""
+        facts = self.ranks.first_alone(self._restore_newest)
+        if facts is None:
+            return {"curve_lines": 0, "seconds": 0.0, "validation_due": False}
+        tensors = self.ranks.broadcast(self.trainer.tensors())
+        if not self.ranks.is_first:
+            self.trainer.restore(tensors, facts["trainer"])
+        return facts
+
+    def _restore_newest(self) -> dict[str, Any] | None:
+        self.folder.clean()
+        found = self.folder.restore_newest(
+            lambda checkpoint: self.trainer.restore(checkpoint.tensors, checkpoint.facts["trainer"])
+        )
+        if found is None:
+            return None
+        log.info("continuing from the checkpoint at %d of %d images", found.images, self.config.train.images)
+        return found.facts
+
+    def _open(self, curve_lines: int) -> None:
+        self.curve = Curve(self.directory.curve, keep=curve_lines)
+        self.closing.callback(self.curve.close)
+        identity, path = self.directory.identity, self.directory.path
+        self.trackers = open_trackers(self.config, identity, path, self.trainer.images, self.closing)
+
+    def train(self, show_bar: bool) -> None:
+        total, every = self.config.train.images, self.config.log.every
+        validate_every, save_every = self.config.train.validate_every, self.config.log.checkpoint_every
+        keep_every = self.config.log.keep_every
+        self.progress = self.closing.enter_context(
+            TrainingProgress(total, self.trainer.images, self.config.train.batch, self.trainer.device, show_bar)
+        )
+        self._clock = time.monotonic()
+        if self.validation_due:
+            self._pausing_clock(self._validate)
+            self.stop.check()
+        while self.trainer.images < total:
+            before = self.trainer.images
+            self.trainer.step()
+            now = self.trainer.images
+            if crossed(before, now, every) or now == total:
+                self._log()
+            self.validation_due = crossed(before, now, validate_every) and now < total
+            if self.validation_due:
+                self._pausing_clock(self._validate)
+            stopping = self.stop.agreed()  # asked once: nothing may come between saving and leaving
+            due = crossed(before, now, save_every) or crossed(before, now, keep_every)
+            if due or now == total or stopping:
+                self._pausing_clock(self._save)
+            if stopping:
+                self.stop.check_here()
+
+    def finish(self) -> None:
+        """From trained weights to rows. Nothing here changes the weights, so a killed one simply starts over."""
+        decays = self.config.train.ema
+        validations = {decay: self.trainer.validate(index, self.stop.check) for index, decay in enumerate(decays)}
+        self._track_validation(validations[decays[0]])
+        self.stop.check()
+        samples = None
+        if self.config.sample.count:
+            samples = draw_together(self.config, self.trainer, self.directory, self.stop.check_here)
+            self.stop.check()
+        self.ranks.first_alone(lambda: self._conclude(validations, samples))
+
+    def _conclude(self, validations: Mapping[float, Validation], samples: Samples | None) -> None:
+        self.curve.sync()
+        rows = run_rows(self.config, self.trainer, validations, self.seconds, self.facts)
+        if samples is not None:
+            rows += self._score(samples, rows[0].provenance)
+        write_rows(self.directory.rows, rows)
+        self.write_state(status=Status.DONE)
+
+    def _score(self, samples: Samples, origin: Mapping[str, str]) -> list[Row]:
+        """Rows of the metrics asked for; why any stayed empty goes to `unscored.json`."""
+        if not self.config.score.metrics:
+            return []
+        with self.stop.at_once():
+            rows, missing = quality().score_rows(self.config, samples, origin)
+        self.stop.check_here()  # again: an extractor may have taken the signal's exception for a failure of its own
+        for metric, reason in missing.items():
+            log.warning("%s stays empty: %s", metric, reason)
+        if missing:
+            write_json(self.directory.unscored, missing)
+        return rows
+
+    def write_state(self, **changes: Any) -> None:
+        self.state = self.directory.write_state(self.state, images=self.trainer.images, **changes)
+        self._beat = time.monotonic()
+
+    def _log(self) -> None:
+        since = self.trainer.logged
+        values = self.trainer.take_loss()
+        self._lap()
+        speed = (self.trainer.images - since) / max(self.seconds - self._seconds_logged, 1e-9)
+        self._seconds_logged = self.seconds
+        self._track(values)
+        if self.ranks.is_first:
+            self.progress.tell(self.trainer.images, values["loss"], speed)
+            if time.monotonic() - self._beat > HEARTBEAT:
+                self.write_state()
+
+    def _validate(self) -> None:
+        """Asked to stop meanwhile, it is still due when the run goes on."""
+        with suppress(StoppedError):
+            self._track_validation(self.trainer.validate(check=self.stop.check))
+            self.validation_due = False
+
+    def _track_validation(self, validation: Validation) -> None:
+        bins = {f"val_loss_bin{number}": loss for number, loss in enumerate(validation.bins)}
+        self._track({"val_loss": validation.mean, **bins})
+        if self.ranks.is_first:
+            log.info("%d images  validation loss %.4f", self.trainer.images, validation.mean)
+
+    def _track(self, values: dict[str, float]) -> None:
+        if self.ranks.is_first:
+            self.curve.append({"images": self.trainer.images, **values})
+            for track in self.trackers:
+                track(self.trainer.images, values)
+
+    def _save(self) -> None:
+        self.trainer.check_finite()
+        if len(set(self.ranks.exchange(self.trainer.fingerprint()))) > 1:
+            raise RuntimeError("the weights of the ranks are no longer equal: are their machines of different kinds?")
+        self.ranks.first_alone(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
+        self.curve.sync()
+        facts = {
+            "trainer": self.trainer.facts(),
+            "data": self.trainer.data_digests(),
+            "curve_lines": self.curve.lines,
+            "seconds": self.seconds,
+            "validation_due": self.validation_due,
+        }
+        self.folder.save(Checkpoint(self.trainer.images, self.trainer.tensors(), facts))
+        self.write_state()
+
+    def _pausing_clock(self, work: Callable[[], None]) -> None:
+        """What is not training does not count as training time."""
+        self._lap()
+        work()
+        self._clock = time.monotonic()
+
+    def _lap(self) -> None:
+        now = time.monotonic()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
