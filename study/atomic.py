@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+guards: dict[Path, Callable[[], object]] = {}
+"""By folder: asked before a file below it is replaced, so that who lost the right to write can be stopped."""
+
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file, then put it in the place of `path` in one step.
@@ -21,6 +24,9 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         temporary.chmod(path.parent.stat().st_mode & 0o666)  # as readable as the folder: stores are shared
         sync(temporary)
+        for folder, ask in list(guards.items()):
+            if folder in path.absolute().parents:
+                ask()
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

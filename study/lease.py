@@ -3,7 +3,8 @@
 A lease is one file, `runs/<id>/leases/<n>.json`. Taking the lease is linking file n+1 into place, which
 succeeds for one taker only, also on NFS. Files are never removed while the run exists, so the newest
 number is the holder's and a former holder that wakes up can tell that it lost. The holder touches its
-file; a holder that is known to be dead, or has not touched it for `EXPIRY`, has lost its claim.
+file; a holder that is known to be dead, or has not touched it for `EXPIRY`, has lost its claim. Should it
+wake up after all, it ends before it replaces a file of the run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import threading
 import time
@@ -23,6 +25,7 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 
+from study.atomic import guards
 from study.strict import ConfigError
 
 log = logging.getLogger(__name__)
@@ -51,7 +54,14 @@ class Holder:
         """Whether the process lives; None if it cannot be known from here."""
         if self.machine != this_machine():
             return None
-        return process_start(self.pid) == self.started
+        try:
+            return process_start(self.pid) == self.started
+        except PermissionError:  # a /proc that hides other people's processes
+            return None
+
+
+NOBODY = Holder("an unknown host", "", 0, "")
+"""In a lease whose text was lost, to a power cut say: it still counts until it has been silent for long."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +88,11 @@ class Lease:
         self._next = _file(path.parent, int(path.stem) + 1)
         self._on_loss = on_loss
         self._done = threading.Event()
+        self._dropped = False
         self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
+        guards[self.path.parent.parent.absolute()] = self.check
         self._heart.start()
         return self
 
@@ -89,6 +101,9 @@ class Lease:
     ) -> None:
         self._done.set()
         self._heart.join()
+        guards.pop(self.path.parent.parent.absolute(), None)
+        if self._dropped or self.lost:
+            return
         released = Holder(**{**asdict(self.holder), "released": time.time()})
         try:
             _write_aside(self.path.parent, released).replace(self.path)
@@ -98,6 +113,19 @@ class Lease:
     @property
     def lost(self) -> bool:
         return self._next.exists()
+
+    def drop_run(self) -> None:
+        """Remove the run in one step, while it is ours: whoever comes next finds no folder, or one with a lease."""
+        run = self.path.parent.parent
+        aside = run.with_name(f".{run.name}.{os.getpid()}.tmp")
+        run.rename(aside)
+        self._dropped = True
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def check(self) -> None:
+        """Asked before every file that is replaced: after a long sleep the heart may not have looked yet."""
+        if self.lost:
+            self._on_loss()
 
     def _beat(self) -> None:
         while not self._done.wait(BEAT):
@@ -121,9 +149,9 @@ def take(run: Path, on_loss: Callable[[], object] = leave_at_once) -> Lease | No
     folder = run / "leases"
     folder.mkdir(parents=True, exist_ok=True)
     claim = newest(run)
-    if claim is not None and claim.held:
-        return None
     holder = _this_process()
+    if claim is not None and claim.held and not is_restart(holder.job, claim.holder.job):
+        return None
     target = _file(folder, claim.number + 1 if claim else 1)
     temporary = _write_aside(folder, holder)
     try:
@@ -144,12 +172,12 @@ def hold(run: Path) -> Iterator[None]:
         claim = newest(run)
         who = f"process {claim.holder.pid} on {claim.holder.host}" if claim else "another process"
         raise ConfigError(f"run {run.name} is being done by {who}: python -m study.status {run.name}")
-    try:
-        with lease:
+    with lease:
+        try:
             yield
-    finally:
-        if not (run / "config.yaml").exists():  # refused before it became a run
-            shutil.rmtree(run, ignore_errors=True)
+        finally:
+            if not (run / "config.yaml").exists():  # refused before it became a run
+                lease.drop_run()
 
 
 def already_held(run: Path) -> Holding:
@@ -161,17 +189,21 @@ def newest(run: Path) -> Claim | None:
     """The last lease that was taken of a run."""
     folder = run / "leases"
     try:
-        numbers = [int(name.removesuffix(".json")) for name in os.listdir(folder) if name[0].isdigit()]
+        found = [match for name in os.listdir(folder) if (match := re.fullmatch(r"(\d{6,})\.json", name))]
+        numbers = [int(match[1]) for match in found]
+        return _read(folder, max(numbers)) if numbers else None
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return _read(folder, max(numbers)) if numbers else None
 
 
 def _read(folder: Path, number: int) -> Claim:
     """Opening the file, unlike asking for its times, makes NFS fetch them anew."""
     with _file(folder, number).open(encoding="utf-8") as file:
         touched = os.fstat(file.fileno()).st_mtime
-        holder = Holder(**json.load(file))
+        try:
+            holder = Holder(**json.load(file))
+        except (ValueError, TypeError):
+            holder = NOBODY
     age = 0.0 if holder.released or holder.is_alive is not None else _file_system_time(folder) - touched
     return Claim(number, holder, age)
 
@@ -204,6 +236,13 @@ def _this_process() -> Holder:
     return Holder(platform.node(), this_machine(), pid, process_start(pid) or "", _job(), time.time())
 
 
+def is_restart(job: str, other: str) -> bool:
+    """Whether a job is a later start of the other one: the scheduler has given that up, though it may still live."""
+    number, _, restart = job.partition(".")
+    its_number, _, its_restart = other.partition(".")
+    return bool(number) and number == its_number and int(restart) > int(its_restart)
+
+
 def _job() -> str:
     """SLURM's job and how often it was restarted; empty elsewhere."""
     job = os.environ.get("SLURM_JOB_ID", "")
@@ -221,22 +260,27 @@ def this_machine() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process of this machine started, as an opaque text; None if there is none, or only its remains."""
+    """When a process of this machine started, as an opaque text; None if there is none, or only its remains.
+
+    PermissionError: there is one, and this system does not show it to us.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        return None if Path("/proc/self").exists() else _start_without_proc(pid)
-    except OSError:
+        return _start_without_proc(pid)
+    except ProcessLookupError:
         return None
     state, *rest = stat.rpartition(")")[2].split()
     return None if state in "ZX" else rest[18]
 
 
 def _start_without_proc(pid: int) -> str | None:
+    """Where there is no /proc, or one that hides the processes of others."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
     except PermissionError:
-        pass
+        if Path("/proc/self").exists():
+            raise
     return ""

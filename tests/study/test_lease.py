@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import threading
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 
 import study.lease
+from study.atomic import write_text
 from study.lease import Holder, hold, newest, process_start, take, this_machine
 from study.strict import ConfigError
 
@@ -131,3 +134,78 @@ def test_holding_refuses_what_is_held_and_leaves_no_folder_of_a_run_that_never_w
     with pytest.raises(ConfigError, match="no"), hold(other):
         raise ConfigError("no")
     assert not other.exists()
+
+
+def test_processes_that_the_system_hides_are_judged_by_their_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mounted with hidepid, /proc shows no process of another user: that is no proof of death."""
+
+    read_text = Path.read_text
+
+    def hidden(path: Path, **how: str) -> str:
+        if path == Path("/proc/1/stat"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_text(path, **how)
+
+    holder = Holder("here", this_machine(), 1, "1")
+    monkeypatch.setattr(Path, "read_text", hidden)
+    assert holder.is_alive is None
+    lease = tmp_path / "leases" / "000001.json"
+    lease.parent.mkdir()
+    lease.write_bytes(json.dumps(holder.__dict__).encode())
+    assert take(tmp_path) is None
+    os.utime(lease, (0, 0))
+    assert take(tmp_path) is not None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "far", "unheard": 1}'])
+def test_a_lease_that_cannot_be_read_counts_until_it_is_silent(text: str, tmp_path: Path) -> None:
+    """A power cut can leave an empty file behind."""
+    lease = tmp_path / "leases" / "000003.json"
+    lease.parent.mkdir()
+    lease.write_text(text, encoding="utf-8")
+    (lease.parent / "3 copy.json").write_text("", encoding="utf-8")
+    assert take(tmp_path) is None
+    os.utime(lease, (0, 0))
+    after = take(tmp_path)
+    assert after is not None
+    assert after.path.stem == "000004"
+
+
+def _run_on_another_machine(run: Path, beat: float, asleep: Event, awake: Event) -> None:
+    """Begins the run, falls silent, and writes once more when it wakes up."""
+    study.lease.this_machine = lambda: "another machine"  # type: ignore[assignment]
+    study.lease.BEAT = beat
+    lease = take(run)
+    assert lease is not None
+    with lease:
+        write_text(run / "state.json", "the zombie's first")
+        asleep.set()
+        awake.wait(30)
+        write_text(run / "state.json", "the zombie's last")
+    os._exit(0)
+
+
+@pytest.mark.parametrize("beat", [0.01, 1000.0], ids=["its heart notices", "its writing notices"])
+def test_a_zombie_of_another_machine_writes_nothing_once_its_run_is_taken_over(tmp_path: Path, beat: float) -> None:
+    context = multiprocessing.get_context("spawn")
+    asleep, awake = context.Event(), context.Event()
+    zombie = context.Process(target=_run_on_another_machine, args=(tmp_path, beat, asleep, awake), daemon=True)
+    zombie.start()
+    assert asleep.wait(60)
+    assert take(tmp_path) is None
+    os.kill(zombie.pid or 0, signal.SIGSTOP)
+    os.utime(tmp_path / "leases" / "000001.json", (0, 0))  # it has been silent for long
+    lease = take(tmp_path)
+    assert lease is not None
+    with lease:
+        write_text(tmp_path / "state.json", "its successor's")
+        os.kill(zombie.pid or 0, signal.SIGCONT)
+        awake.set()
+        zombie.join(30)
+    assert zombie.exitcode == study.lease.LOST
+    assert (tmp_path / "state.json").read_text(encoding="utf-8") == "its successor's"
+    claim = newest(tmp_path)
+    assert claim is not None
+    assert claim.number == 2
