@@ -1,32 +1,32 @@
-"""CPU time of S4D's core, forward and backward, against its textbook form.
+"""CPU time of S4D's core against its textbook form, and of evaluating with cached tables.
 
     python benchmarks/s4d_core.py                        # print the tables
     python benchmarks/s4d_core.py --rounds 9 --out results/bench/s4d_core_cpu.md
 
-A core is discretised modes and a sequence in, the sequence convolved out: kernel generation and
-the convolution in both directions, for sequences held as (B, L, H), transpositions included, and
-as (B, H, L).
-Both sides run interleaved in one process on one thread with the same allocator settings; times are
+A core is discretised modes and a sequence in, the sequence convolved out: kernel generation and the
+convolution in both directions. Sequences are held as (B, L, H), as the models do, transpositions
+included, and as (B, H, L), in which both sides compute; each layout is compared with itself.
+All sides run interleaved in one process on one thread with the same allocator settings; times are
 process CPU time, so other load on the machine mostly cancels.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from models.ssm import conv, core
-from models.ssm.kernel import Modes
+from models.ssm.kernel import Modes, power_tables, split_kernel, split_kernel_backward
 from models.ssm.s4d import S4D
 from study.allocator import keep_freed_memory
 
@@ -37,7 +37,7 @@ class Case(NamedTuple):
     width: int
     state: int
     batch: int
-    aim: float  # textbook time over fast time, sequences held as (B, H, L)
+    aim: float  # textbook time over fast time
 
 
 CASES = (
@@ -83,17 +83,14 @@ def layer(case: Case) -> S4D:
     return S4D(case.width, case.state, join=case.join)
 
 
-def training(case: Case, transposed: bool = False) -> dict[str, Callable[[], object]]:
-    """Forward and backward of the core, to the gradients of the sequence and of every discretised mode.
-
-    `transposed` sequences are held as (B, H, L), the order in which both sides transform.
-    """
+def training(case: Case, layout: str = "(B, L, H)") -> dict[str, Callable[[], object]]:
+    """Forward and backward of the core, to the gradients of the sequence and of every discretised mode."""
     s4d = layer(case)
     with torch.no_grad():
         modes = Modes(*(part.requires_grad_() for part in s4d.modes()))
     u = torch.randn(case.batch, case.length, case.width)
     grad = torch.randn(case.batch, case.length, case.width * s4d.streams)
-    if transposed:
+    if layout == "(B, H, L)":
         u, grad = u.mT.contiguous().mT, grad.mT.contiguous().mT
     inputs = (u.requires_grad_(), *modes, s4d.D)
 
@@ -106,29 +103,51 @@ def training(case: Case, transposed: bool = False) -> dict[str, Callable[[], obj
     return {"textbook": step(textbook), "fast": step(core.s4d)}
 
 
+@torch.no_grad()
 def evaluation(case: Case, rounds: int) -> dict[str, Spread]:
     """Forward of the whole layer without gradients: textbook, tables remade each time, and cached."""
-    s4d = layer(case)
     u = torch.randn(case.batch, case.length, case.width)
-    training_mode, evaluating = s4d.train(), layer(case).eval()
-    with torch.no_grad():
-        slow = measure({"textbook": lambda: core.textbook(u, evaluating.modes(), evaluating.D)}, 2)
-        return slow | measure({"uncached": lambda: training_mode(u), "cached": lambda: evaluating(u)}, rounds)
+    remaking, cached = layer(case).train(), layer(case).eval()
+    sides = {
+        "textbook": lambda: core.textbook(u, cached.modes(), cached.D),
+        "uncached": lambda: remaking(u),
+        "cached": lambda: cached(u),
+    }
+    return measure(sides, rounds)
 
 
-def crossover(rounds: int) -> list[str]:
-    """Forward and backward by Toeplitz matrices over transforms, for the threshold between them."""
-    rows, default = [], core.DIRECT_LENGTH
-    for length in (16, 32, 64, 128):
+def crossover(rounds: int) -> Iterator[str]:
+    """Toeplitz matrices against transforms, both forward and backward and with tables at hand."""
+    for length in (16, 32, 64, 128, 256):
         for width, state, batch in ((384, 64, 64), (128, 16, 64), (384, 64, 8)):
-            ratios = []
-            for threshold in (0, math.inf):
-                core.DIRECT_LENGTH = threshold  # type: ignore[assignment]
-                fast = training(Case("sum", length, width, state, batch, 0))["fast"]
-                ratios.append(measure({"fast": fast}, rounds)["fast"].median)
-            rows.append(f"| {length} | {width} | {state} | {batch} | {ratios[0] / ratios[1]:.2f}x |")
-    core.DIRECT_LENGTH = default
-    return rows
+            case = Case("sum", length, width, state, batch, 0)
+            trained, applied = measure(trained_forms(case), rounds), measure(applied_forms(case), rounds)
+            ratios = [t["transforms"].median / t["direct"].median for t in (trained, applied)]
+            yield f"| {length} | {width} | {state} | {batch} | {ratios[0]:.2f}x | {ratios[1]:.2f}x |"
+
+
+THRESHOLDS = {"direct": 1 << 30, "transforms": 0}
+
+
+def trained_forms(case: Case) -> dict[str, Callable[[], object]]:
+    fast = training(case)["fast"]
+    return {form: partial(forced, form, fast) for form in THRESHOLDS}
+
+
+@torch.no_grad()
+def applied_forms(case: Case) -> dict[str, Callable[[], object]]:
+    s4d, u = layer(case), torch.randn(case.batch, case.length, case.width)
+    make = partial(core.s4d_tables, *s4d.modes(), s4d.D, case.length)
+    return {form: partial(core.s4d_apply, u, forced(form, make)) for form in THRESHOLDS}
+
+
+def forced(form: str, run: Callable[[], Any]) -> Any:
+    """`run` with one form of the convolution for every length."""
+    default, core.DIRECT_LENGTH = core.DIRECT_LENGTH, THRESHOLDS[form]
+    try:
+        return run()
+    finally:
+        core.DIRECT_LENGTH = default
 
 
 def profile(case: Case, rounds: int) -> str:
@@ -136,55 +155,58 @@ def profile(case: Case, rounds: int) -> str:
     s4d = layer(case)
     with torch.no_grad():
         modes = s4d.modes()
-        u, x = torch.randn(case.batch, case.length, case.width), torch.randn(1, case.width, case.batch, case.length)
-        n = core.transform_length(case.length)
+        u, x = torch.randn(case.batch, case.length, case.width), torch.randn(case.width, case.batch, case.length)
+        n = conv.transform_length(case.length)
         slab = torch.randn(max(1, conv.SLAB_BYTES // 8 // n), n)
         spectrum = torch.fft.rfft(slab)
         share = case.batch * case.width / len(slab)
         kernel = torch.randn(2, case.width, case.length)
-        powers = core.power_tables(modes, case.length)
+        powers = power_tables(modes, case.length)
         sides: dict[str, Callable[[], object]] = {
-            "tables of powers": lambda: core.power_tables(modes, case.length),
-            "kernels from them": lambda: core.split_kernel(modes, powers, case.length),
-            "backward to modes": lambda: core.split_kernel_backward(kernel, modes, powers),
-            "one layout change": lambda: core.channels_first(u),
+            "tables of powers": lambda: power_tables(modes, case.length),
+            "kernels from them": lambda: split_kernel(modes, powers, case.length),
+            "backward to modes": lambda: split_kernel_backward(kernel, modes, powers),
+            "one layout change in": lambda: core.channels_first(u, u.dtype),
+            "one layout change out": lambda: core._tokens_first(x, u),
             "one transform": lambda: torch.fft.rfft(slab),
             "one inverse": lambda: torch.fft.irfft(spectrum, n=n),
             "copy": lambda: x.clone(),
         }
         if case.length <= core.DIRECT_LENGTH:
             matrices = torch.randn(case.width, case.length, case.length)
-            sides["one product with Toeplitz matrices"] = lambda: torch.bmm(x[0], matrices)
+            sides["one product with Toeplitz matrices"] = lambda: torch.bmm(x, matrices)
         parts = measure(sides, rounds)
     scale = {"one transform": share, "one inverse": share}
     return ", ".join(f"{name} {spread.median * scale.get(name, 1):.1f}" for name, spread in parts.items())
 
 
 def trained_rows(rounds: int) -> Iterator[str]:
-    """Textbook over fast; the aims were set for sequences held as (B, H, L)."""
-    yield "| held as | join | L | D | N | B | textbook | fast | speed-up | aim | |"
+    """Textbook over fast, each pair in one layout."""
+    yield "| join | L | D | N | B | held as | textbook | fast | textbook/fast | aim | |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for case in CASES:
-        for transposed in (True, False):
-            t = measure(training(case, transposed), rounds)
-            ratio = t["textbook"].median / t["fast"].median
-            held = "(B, H, L)" if transposed else "(B, L, H)"
-            shape = f"{held} | {case.join} | {case.length} | {case.width} | {case.state} | {case.batch}"
+        layouts = ("(B, H, L)", "(B, L, H)")
+        sides = {f"{side} {held}": run for held in layouts for side, run in training(case, held).items()}
+        t = measure(sides, rounds)
+        for held in layouts:
+            textbook, fast = t[f"textbook {held}"], t[f"fast {held}"]
+            ratio = textbook.median / fast.median
+            shape = f"{case.join} | {case.length} | {case.width} | {case.state} | {case.batch} | {held}"
             verdict = "met" if ratio >= case.aim else "missed"
-            yield f"| {shape} | {t['textbook']} | {t['fast']} | **{ratio:.1f}x** | {case.aim}x | {verdict} |"
+            yield f"| {shape} | {textbook} | {fast} | **{ratio:.1f}x** | {case.aim}x | {verdict} |"
 
 
 def evaluated_rows(rounds: int) -> Iterator[str]:
-    """Uncached over cached, and textbook over cached."""
-    yield "| join | L | D | N | B | textbook | uncached | cached | uncached/cached | textbook/cached |"
+    """Textbook over cached, and uncached over cached."""
+    yield "| join | L | D | N | B | textbook | uncached | cached | textbook/cached | uncached/cached |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for case in CASES:
         for batch in (1, case.batch):
             t = evaluation(case._replace(batch=batch), rounds)
-            gains = [t[side].median / t["cached"].median for side in ("uncached", "textbook")]
+            slow, again = (t[side].median / t["cached"].median for side in ("textbook", "uncached"))
             shape = f"{case.join} | {case.length} | {case.width} | {case.state} | {batch}"
             times = f"{t['textbook']} | {t['uncached']} | {t['cached']}"
-            yield f"| {shape} | {times} | **{gains[0]:.1f}x** | {gains[1]:.0f}x |"
+            yield f"| {shape} | {times} | **{slow:.1f}x** | **{again:.1f}x** |"
 
 
 def report(rounds: int) -> Iterator[str]:
@@ -198,12 +220,19 @@ def report(rounds: int) -> Iterator[str]:
     yield f"Process CPU time in ms, median (quartiles) of {rounds} interleaved rounds, "
     yield "each run after an untimed one of the same side; "
     yield f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} logical cores at the start."
-    yield from ("", "## Forward and backward of the core, textbook over fast", "")
+    yield from ("", "## Forward and backward of the core", "")
+    yield "The baseline is the textbook form (every power of every mode written out, two flipped transforms) on"
+    yield "sequences held in the same layout."
+    yield ""
     yield from trained_rows(rounds)
-    yield from ("", "## Forward of the layer while evaluating, over cached tables", "")
+    yield from ("", "## Forward of the layer while evaluating", "")
+    yield "Sequences held as (B, L, H). Two baselines: the textbook form, which keeps nothing, and the fast form"
+    yield "making its tables on every call. The second ratio shrinks with the batch, for tables do not grow with it."
+    yield ""
     yield from evaluated_rows(rounds)
-    yield from ("", "## Direct over transforms, forward and backward, sum", "")
-    yield from ("| L | D | N | B | speed-up of direct |", "|---|---|---|---|---|")
+    yield from ("", "## Toeplitz matrices over transforms, sum, sequences held as (B, L, H)", "")
+    yield "| L | D | N | B | forward and backward | forward, tables cached |"
+    yield "|---|---|---|---|---|---|"
     yield from crossover(rounds)
     yield from ("", "## What bounds it: parts, ms", "")
     for c in CASES[:5]:

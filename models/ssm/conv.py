@@ -1,8 +1,8 @@
 """Long convolutions: the textbook forms, and the two fast ones with their hand-written backward.
 
-Fast forms take sequences as (B, H, L) and two-sided filters w (streams, H, 2L-1) whose tap L-1+d
-weighs the input d steps earlier: y[b, s, h, i] = sum_j w[s, h, L-1+i-j] x[b, h, j]. Both directions
-and the D skip are one filter. They go a slab of channels at a time, over strided views (S, B, L).
+Fast forms take sequences as (H, B, L), all signals of a channel together, and two-sided filters
+w (streams, H, 2L-1) whose tap L-1+d weighs the input d steps earlier:
+y[s, h, b, i] = sum_j w[s, h, L-1+i-j] x[h, b, j]. Both directions and the D skip are one filter.
 """
 
 from __future__ import annotations
@@ -64,51 +64,50 @@ def transform_length(length: int) -> int:
 
 
 def slabs(x: Tensor, bytes_per_channel: int) -> list[slice]:
-    """Channels of x (B, H, L) in runs of SLAB_BYTES; all at once where there is no such cache."""
-    channels = x.shape[1]
+    """Channels of x (H, ...) in runs of SLAB_BYTES; all at once where there is no such cache."""
+    channels = len(x)
     width = max(1, SLAB_BYTES // max(1, bytes_per_channel)) if x.device.type == "cpu" else max(1, channels)
     return [slice(start, min(start + width, channels)) for start in range(0, channels, width)]
 
 
 def spectral_conv(x: Tensor, spectra: Tensor, conjugate: Tensor | None = None) -> Tensor:
-    """x (B, H, L) with the transforms of filters (streams, H, bins): (B, streams, H, L); one transform of x.
+    """x (H, B, L) with the transforms of filters (streams, H, bins): (streams, H, B, L); one transform of x.
 
-    `conjugate` (B, H, bins), if given, is filled with that of x, for the backward.
+    `conjugate` (H, B, bins), if given, is filled with that of x, for the backward.
     """
-    b, h, length = x.shape
-    n = 2 * spectra.shape[-1] - 2
-    y = x.new_empty(b, len(spectra), h, length)
+    length, n = x.shape[-1], 2 * spectra.shape[-1] - 2
+    y = x.new_empty(len(spectra), *x.shape)
     transform = _PaddedTransform(x, n)
     for slab in transform.slabs:
-        signal = transform(x[:, slab])
+        signal = transform(x[slab])
         if conjugate is not None:
-            torch.conj_physical(signal, out=conjugate[:, slab])
-        for stream, spectrum in enumerate(spectra[:, slab]):
+            torch.conj_physical(signal, out=conjugate[slab])
+        for stream, spectrum in enumerate(spectra[:, slab, None]):
             last = stream + 1 == len(spectra)
             product = signal.mul_(spectrum) if last else signal * spectrum
-            y[:, stream, slab] = torch.fft.irfft(product, n=n)[..., length - 1 : 2 * length - 1]
+            y[stream, slab] = torch.fft.irfft(product, n=n)[..., length - 1 : 2 * length - 1]
     return y
 
 
 def spectral_conv_backward(grad: Tensor, conjugate: Tensor, spectra: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x (B, H, L) and of the filters (streams, H, 2L-1) from that of y (B, streams, H, L).
+    """Gradients of x (H, B, L) and of the filters (streams, H, 2L-1) from that of y (streams, H, B, L).
 
-    Both are correlations, so their spectra are products with a conjugate, of x (B, H, bins) in one and of
+    Both are correlations, so their spectra are products with a conjugate, of x (H, B, bins) in one and of
     the filters in the other; the batch is summed before the filters' inverse transform.
     """
     length, n = grad.shape[-1], 2 * spectra.shape[-1] - 2
-    grad_x = torch.empty_like(grad[:, 0], memory_format=torch.contiguous_format)
+    grad_x = grad.new_empty(grad.shape[1:])
     grad_filters = grad.new_empty(*spectra.shape[:2], 2 * length - 1)
     transform = _PaddedTransform(grad_x, n, offset=length - 1)
     for slab in transform.slabs:
         total = torch.zeros(())
-        for stream, spectrum in enumerate(spectra[:, slab]):
-            product = transform(grad[:, stream, slab])
-            taps = torch.fft.irfft((conjugate[:, slab] * product).sum(0), n=n)
+        for stream, spectrum in enumerate(spectra[:, slab, None]):
+            product = transform(grad[stream, slab])
+            taps = torch.fft.irfft((conjugate[slab] * product).sum(1), n=n)
             grad_filters[stream, slab] = taps[..., : 2 * length - 1]
             product.mul_(spectrum.conj_physical())  # the lazy conj() is lost inside a compiled operator
             total = product if stream == 0 else total.add_(product)
-        grad_x[:, slab] = torch.fft.irfft(total, n=n)[..., :length]
+        grad_x[slab] = torch.fft.irfft(total, n=n)[..., :length]
     return grad_x, grad_filters
 
 
@@ -116,14 +115,14 @@ class _PaddedTransform:
     """Real transforms of slabs of channels, through one buffer whose padding stays zero."""
 
     def __init__(self, x: Tensor, n: int, offset: int = 0) -> None:
-        b, _, length = x.shape
+        _, b, length = x.shape
         self.slabs = slabs(x, 2 * n * b * x.element_size())  # a signal and its spectrum
         widest = self.slabs[0].stop if self.slabs else 0
-        self.buffer = x.new_zeros(b, widest, n)
+        self.buffer = x.new_zeros(widest, b, n)
         self.place = slice(offset, offset + length)
 
     def __call__(self, slab: Tensor) -> Tensor:
-        padded = self.buffer[:, : slab.shape[1]]
+        padded = self.buffer[: len(slab)]
         padded[..., self.place] = slab
         return torch.fft.rfft(padded)
 
@@ -135,29 +134,16 @@ def toeplitz(filters: Tensor) -> Tensor:
 
 
 def direct_conv(x: Tensor, matrices: Tensor) -> Tensor:
-    """x (B, H, L) by Toeplitz matrices (streams, H, L, L): 2L operations per output, the least at small L."""
-    b, h, length = x.shape
-    y = x.new_empty(b, len(matrices), h, length)
-    for slab in slabs(x, length * length * x.element_size()):
-        for stream, matrix in enumerate(matrices[:, slab]):
-            y[:, stream, slab] = torch.bmm(x[:, slab].transpose(0, 1), matrix).transpose(0, 1)
-    return y
+    """x (H, B, L) by Toeplitz matrices (streams, H, L, L): 2L operations per output, the least at small L."""
+    return torch.matmul(x, matrices)
 
 
 def direct_conv_backward(grad: Tensor, x: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the filters; a tap's gradient is the sum along its diagonal."""
-    length = x.shape[-1]
-    grad_x = x.new_empty(x.shape)
-    grad_filters = x.new_empty(*matrices.shape[:2], 2 * length - 1)
-    for slab in slabs(x, length * length * x.element_size()):
-        x_slab = x[:, slab].transpose(0, 1).contiguous()  # (S, B, L)
-        total = x.new_zeros(())
-        for stream, matrix in enumerate(matrices[:, slab]):
-            g = grad[:, stream, slab].transpose(0, 1).contiguous()
-            total = torch.bmm(g, matrix.mT) if stream == 0 else total.baddbmm_(g, matrix.mT)
-            grad_filters[stream, slab] = _diagonal_sums(torch.bmm(x_slab.mT, g))
-        grad_x[:, slab] = total.transpose(0, 1)
-    return grad_x, grad_filters
+    grad_x = torch.bmm(grad[0], matrices[0].mT)
+    for g, matrix in zip(grad[1:], matrices[1:], strict=True):
+        grad_x.baddbmm_(g, matrix.mT)
+    return grad_x, torch.stack([_diagonal_sums(torch.bmm(x.mT, g)) for g in grad])
 
 
 def _diagonal_sums(matrices: Tensor) -> Tensor:
@@ -165,11 +151,16 @@ def _diagonal_sums(matrices: Tensor) -> Tensor:
 
     Rows of 2L read with a stride of 2L+1 shear the diagonals into columns, d modulo 2L+1.
     """
-    h, length, _ = matrices.shape
-    flat = matrices.new_zeros(h, length * (2 * length + 1))
-    flat[:, : 2 * length * length].unflatten(1, (length, 2 * length))[..., :length] = matrices
-    sums = flat.unflatten(1, (length, 2 * length + 1)).sum(1)
-    return torch.cat([sums[:, length + 2 :], sums[:, :length]], dim=1)
+    length = matrices.shape[-1]
+    sums = matrices.new_empty(len(matrices), 2 * length - 1)
+    parts = slabs(matrices, 2 * length * length * matrices.element_size())
+    sheared = matrices.new_zeros(parts[0].stop if parts else 0, length * (2 * length + 1))
+    for slab in parts:
+        flat = sheared[: slab.stop - slab.start]
+        flat[:, : 2 * length * length].unflatten(1, (length, 2 * length))[..., :length] = matrices[slab]
+        columns = flat.unflatten(1, (length, 2 * length + 1)).sum(1)
+        sums[slab, : length - 1], sums[slab, length - 1 :] = columns[:, length + 2 :], columns[:, :length]
+    return sums
 
 
 def _smooth(n: int) -> bool:

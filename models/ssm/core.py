@@ -38,6 +38,9 @@ from models.ssm.kernel import (
 DIRECT_LENGTH = 64
 """Longest sequence convolved by Toeplitz matrices (measured in benchmarks/s4d_core.py)."""
 
+BLOCKED_LENGTH = 512
+"""Shortest sequence that is faster transposed in blocks; the lines of shorter ones stay in a CPU's first cache."""
+
 
 def textbook(u: Tensor, modes: Modes, skip: Tensor) -> Tensor:
     """What the operator computes, as one would write it first: (B, L, H) -> (B, L, streams * H)."""
@@ -63,7 +66,7 @@ def s4d(u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip:
 class Kept(NamedTuple):
     """What the forward leaves to the backward; empty tensors where that is to compute it again."""
 
-    conjugate: Tensor  # of the transformed sequence, (B, H, bins)
+    signal: Tensor  # the direct form's sequence (B, H, L), or the conjugate of its transform (H, B, bins)
     tables: Tensor
     coarse: Tensor
     fine: Tensor
@@ -80,8 +83,8 @@ def s4d_forward(
         tables = _tables(modes, powers, skip, u.shape[1])
         if not keep:
             return _convolve(u, tables), *_empty_kept(tables)
-        conjugate = _empty_conjugate(u, tables)
-        return _convolve(u, tables, conjugate), conjugate, tables, *powers
+        signal = _empty_signal(u, tables)
+        return _convolve(u, tables, signal), signal, tables, *powers
 
 
 @torch.library.custom_op("ssm::s4d_backward", mutates_args=())
@@ -93,7 +96,7 @@ def s4d_backward(
     c_re: Tensor,
     c_im: Tensor,
     skip: Tensor,
-    conjugate: Tensor,
+    signal: Tensor,
     tables: Tensor,
     coarse: Tensor,
     fine: Tensor,
@@ -106,14 +109,15 @@ def s4d_backward(
         if not tables.numel():
             powers = power_tables(modes, u.shape[1])
             tables = _tables(modes, powers, skip, u.shape[1])
-        grad_y = channels_first(grad.to(skip.dtype)).unflatten(1, skip.shape)
+        grad_y = channels_first(grad, skip.dtype).unflatten(0, skip.shape)
         if tables.ndim == 4:
-            grad_x, grad_filters = direct_conv_backward(grad_y, channels_first(u.to(skip.dtype)), tables)
+            x = signal.transpose(0, 1) if signal.numel() else channels_first(u, skip.dtype)
+            grad_x, grad_filters = direct_conv_backward(grad_y, x, tables)
         else:
-            if not conjugate.numel():
+            if not signal.numel():
                 n = transform_length(u.shape[1])
-                conjugate = torch.fft.rfft(channels_first(u.to(skip.dtype)), n=n).conj_physical_()
-            grad_x, grad_filters = spectral_conv_backward(grad_y, conjugate, tables)
+                signal = torch.fft.rfft(channels_first(u, skip.dtype), n=n).conj_physical_()
+            grad_x, grad_filters = spectral_conv_backward(grad_y, signal, tables)
         grad_kernels, grad_skip = two_sided_backward(grad_filters, len(modes.a_re))
         grads = (*split_kernel_backward(grad_kernels, modes, powers), grad_skip)
         g0, g1, g2, g3, g4 = (g.to(of.dtype).contiguous() for g, of in zip(grads, given, strict=True))
@@ -148,31 +152,37 @@ def _tables(modes: Modes, powers: Powers, skip: Tensor, length: int) -> Tensor:
     return toeplitz(filters) if length <= DIRECT_LENGTH else torch.fft.rfft(filters, n=transform_length(length))
 
 
-def _convolve(u: Tensor, tables: Tensor, conjugate: Tensor | None = None) -> Tensor:
-    x = channels_first(u.to(torch.float64 if tables.dtype in (torch.float64, torch.complex128) else torch.float32))
-    y = direct_conv(x, tables) if tables.ndim == 4 else spectral_conv(x, tables, conjugate)
-    return _tokens_first(y.flatten(1, 2), u)
+def _convolve(u: Tensor, tables: Tensor, signal: Tensor | None = None) -> Tensor:
+    """(B, L, H) -> (B, L, streams * H); fills `signal`, if given, for the backward."""
+    dtype = tables.dtype.to_real()
+    if tables.ndim == 4:
+        y = direct_conv(channels_first(u, dtype, into=signal), tables)
+    else:
+        y = spectral_conv(channels_first(u, dtype), tables, signal)
+    return _tokens_first(y.flatten(0, 1), u)
 
 
-def channels_first(u: Tensor) -> Tensor:
-    """(B, L, H) -> (B, H, L); free if so held."""
-    return _transposed(u)
+def channels_first(u: Tensor, dtype: torch.dtype, into: Tensor | None = None) -> Tensor:
+    """(B, L, H) -> (H, B, L) with L contiguous: a copy, in `into` (B, H, L) if given, or a view if so held."""
+    u = u.to(dtype)
+    if into is not None:
+        return into.copy_(u.mT).transpose(0, 1)
+    if u.shape[1] < BLOCKED_LENGTH or u.mT.is_contiguous():
+        return u.mT.contiguous().transpose(0, 1)
+    return _transposed(u.reshape(-1, u.shape[2])).unflatten(1, u.shape[:2])
 
 
 def _tokens_first(y: Tensor, like: Tensor) -> Tensor:
-    """(B, H, L) -> (B, L, H) in the dtype of `like`, and held as `like` is."""
+    """(H, B, L) -> (B, L, H) in the dtype of `like`, and held as `like` is."""
     y = y.to(like.dtype)
-    return y.mT if _is_transposed(like) else _transposed(y)
+    if _is_transposed(like):
+        return y.transpose(0, 1).contiguous().mT
+    return _transposed(y.flatten(1)).unflatten(0, y.shape[1:])
 
 
-def _transposed(x: Tensor) -> Tensor:
-    """x.mT.contiguous(); large ones a matrix at a time, the case that torch does in blocks for a CPU's cache."""
-    if x.mT.is_contiguous() or x.device.type != "cpu" or max(x.shape[1:]) < 512:
-        return x.mT.contiguous()
-    y = torch.empty_like(x.mT, memory_format=torch.contiguous_format)
-    for matrix, source in zip(y, x, strict=True):
-        matrix.copy_(source.t())
-    return y
+def _transposed(matrix: Tensor) -> Tensor:
+    """One large matrix is what torch transposes in blocks for a CPU's cache."""
+    return matrix.t().contiguous()
 
 
 def _is_transposed(u: Tensor) -> bool:
@@ -186,10 +196,9 @@ def _empty_like(u: Tensor, channels: int) -> Tensor:
     return u.new_empty(b, channels, length).mT if _is_transposed(u) else u.new_empty(b, length, channels)
 
 
-def _empty_conjugate(u: Tensor, tables: Tensor) -> Tensor:
-    """Room for the transformed sequence; none for the direct form, which has none."""
-    b, _, h = u.shape
-    return tables.new_empty(0) if tables.ndim == 4 else tables.new_empty(b, h, tables.shape[-1])
+def _empty_signal(u: Tensor, tables: Tensor) -> Tensor:
+    b, length, h = u.shape
+    return tables.new_empty(b, h, length) if tables.ndim == 4 else tables.new_empty(h, b, tables.shape[-1])
 
 
 def _empty_kept(tables: Tensor) -> Kept:
@@ -204,7 +213,7 @@ def _(
     y, tables = _empty_like(u, skip.shape[0] * skip.shape[1]), _empty_tables(skip, u.shape[1])
     if not keep:
         return y, *_empty_kept(tables)
-    return y, _empty_conjugate(u, tables), tables, *empty_powers(modes, u.shape[1])
+    return y, _empty_signal(u, tables), tables, *empty_powers(modes, u.shape[1])
 
 
 @s4d_backward.register_fake

@@ -104,11 +104,15 @@ def test_nothing_is_kept_without_gradients(monkeypatch: pytest.MonkeyPatch) -> N
     assert kept == [True, False, False, False]
 
 
-@pytest.mark.parametrize("width", [3, 600])
-def test_large_matrices_are_transposed_like_small_ones(width: int) -> None:
-    u = torch.randn(2, 5, width)
-    assert torch.equal(core.channels_first(u), u.mT)
-    assert core.channels_first(u).is_contiguous()
+@pytest.mark.parametrize("length", [3, 600])
+@pytest.mark.parametrize("held", ["tokens first", "channels first", "slice"])
+def test_long_sequences_are_transposed_like_short_ones(length: int, held: str) -> None:
+    u = torch.randn(2, length, 5)
+    u = {"tokens first": u, "channels first": u.mT.contiguous().mT, "slice": u[:, :, 1:4]}[held]
+    x = core.channels_first(u, torch.float32)
+    assert torch.equal(x, u.permute(2, 0, 1))
+    assert x.stride(-1) == 1
+    assert torch.equal(core._tokens_first(x.contiguous(), u), u)
 
 
 @pytest.mark.parametrize(("directions", "streams"), LAYOUTS)
