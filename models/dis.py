@@ -7,7 +7,7 @@ or differs, the released code decides: width 368 for S, and `2 * (depth // 2) + 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -220,24 +220,28 @@ def _named(letter: str, depth: int, width: int) -> dict[str, DiSConfig]:
     return {f"{letter}/{P}": DiSConfig(P=P, depth=depth, width=width, drop_path=0.1) for P in (4, 2)}
 
 
+TINY = DiSConfig(
+    size=(8, 8),
+    channels=1,
+    classes=10,
+    learn_sigma=False,
+    latent_factor=1,
+    label_std=1.0,
+    P=2,
+    depth=4,
+    width=64,
+    state=8,
+)
+
 SIZES: dict[str, DiSConfig] = {
     **_named("s", 24, 368),
     **_named("b", 24, 768),
     **_named("m", 48, 768),
     **_named("l", 48, 1024),
     **_named("h", 48, 1536),
-    "tiny": DiSConfig(
-        size=(8, 8),
-        channels=1,
-        classes=10,
-        learn_sigma=False,
-        latent_factor=1,
-        label_std=1.0,
-        P=2,
-        depth=4,
-        width=64,
-        state=8,
-    ),
+    "tiny": TINY,
+    # Told its label in every block, and half the work: learns 8 x 8 digits in two minutes of one core.
+    "tiny-adaln": replace(TINY, condition="adaln", depth=2, state=4),
 }
 
 

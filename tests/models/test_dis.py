@@ -100,7 +100,7 @@ def test_parameter_counts(size: str) -> None:
         with torch.device("meta"):
             model = build(f"dis-{size}", size=side)
         assert sum(p.numel() for p in model.parameters()) == published
-    assert PARAMETERS.keys() == SIZES.keys() - {"tiny"}
+    assert PARAMETERS.keys() == SIZES.keys() - {"tiny", "tiny-adaln"}
 
 
 @pytest.mark.parametrize("size", GMACS)
@@ -122,7 +122,7 @@ def three_unit_parts(config: DiSConfig, size: tuple[int, int]) -> tuple[int, int
     return macs.matmul - conv, conv, unit
 
 
-@pytest.mark.parametrize("size", GMACS)
+@pytest.mark.parametrize("size", [*GMACS, "tiny-adaln"])
 def test_macs_equal_the_tracer(size: str) -> None:
     assert_traced(SIZES[size])
 
