@@ -255,6 +255,15 @@ def _sampler_complaint(process: GaussianConfig | FlowConfig, sampler: SamplerCon
     return ""
 
 
+def _goes_together(process: GaussianConfig | FlowConfig, sampler: SamplerConfig) -> str:
+    """Changing the process alone leaves a sampler of the other kind: say what goes with what."""
+    if sampler.sampler in make_process(process).samplers:
+        return ""
+    if isinstance(process, FlowConfig):
+        return "; process=flow goes with sample=flow"
+    return f"; {sampler.sampler} samples process=flow only"
+
+
 def _process(given: Any) -> GaussianConfig | FlowConfig:
     tree, name = _split_name(given, "process", list(PROCESSES))
     return from_tree(PROCESSES[name], tree, "process")
@@ -291,7 +300,7 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigError("results='' is not valid: must be a folder")
     sampler = config.sample.sampler
     if complaint := _sampler_complaint(config.process, sampler):
-        raise ConfigError(f"sample.sampler.{complaint}")
+        raise ConfigError(f"sample.sampler.{complaint}{_goes_together(config.process, sampler)}")
     if sampler.guidance != 1 and not config.backbone.has_null_class:
         raise ConfigError(
             f"sample.sampler.guidance={sampler.guidance} is not valid: must be 1, "

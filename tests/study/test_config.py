@@ -228,7 +228,10 @@ REFUSED = {
     "backbone=[1": "is not an override",
     "train.lr=${nowhere}": "Interpolation key 'nowhere' not found",
     "process.name=flw": "process.name='flw' is not valid: did you mean flow?",
-    "process=flow": "sample.sampler.sampler='ddim' is not valid: must be one of euler, heun",
+    "process=flow": "sample.sampler.sampler='ddim' is not valid: must be one of euler, heun; "
+    "process=flow goes with sample=flow",
+    "sample=flow": "sample.sampler.sampler='heun' is not valid: must be one of ddpm, ddim, dpmpp_2m; "
+    "heun samples process=flow only",
     "sample.sampler.steps=2000": "sample.sampler.steps='2000' is not valid",
     "machine.micro_batch=100": "machine.micro_batch=100 is not valid: must be at most train.batch=64",
     "data=digits9": "data=digits9 is not a preset: did you mean digits8?",
