@@ -8,7 +8,7 @@ from study.config import RunConfig, run_id
 from study.results import Row
 from study.sample import Samples
 from study.score.foresight import full_name, unavailable
-from study.score.inception import InceptionWeights
+from study.score.inception_weights import InceptionWeights
 from study.score.pictures import of_data, of_run
 from study.score.scoring import Options, cache_folder, floor, rows, score
 from study.strict import ConfigError
@@ -45,6 +45,11 @@ def not_yet_scored(config: RunConfig, done: Sequence[Row]) -> list[str]:
     have, impossible = {row.metric for row in done}, unscorable(config)
     asked = [metric for metric in config.score.metrics if metric not in impossible]
     return [metric for metric in asked if full_name(metric, config.data, config.sample.count) not in have]
+
+
+def full_names(config: RunConfig, reasons: Mapping[str, str]) -> dict[str, str]:
+    """The same reasons by the metrics' names in rows."""
+    return {full_name(metric, config.data, config.sample.count): reason for metric, reason in reasons.items()}
 
 
 def weights(config: RunConfig) -> InceptionWeights:

@@ -3,7 +3,8 @@
     python -m study.run backbone=diffussm-tiny data=digits8 train=quick backbone.M=2 seed=0
 
 Every argument is an override in hydra's grammar: a preset (`train=quick`) or a value (`train.lr=1e-3`).
-Without any: dit-tiny on digits8, about a minute. A run that is done is not done again: its rows are shown.
+Without any: dit-tiny on digits8, about a minute. A run that is done is not done again: its rows are shown, with
+those of `score=...` added if they are new.
 With several processes, one per GPU: `torchrun --nproc-per-node 8 -m study.run ...`; the same run, with the same id.
 Exit codes: 0 done, 1 failed (see state.json), 2 bad input (nothing was left behind), 128 + n stopped by signal n.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from study import unscored
 from study.allocator import keep_freed_memory
 from study.attempt import Attempt, quality
 from study.checkpoint import CheckpointFolder
@@ -53,6 +55,8 @@ def run(config: RunConfig, show_bar: bool = False, holding: Callable[[Path], Hol
     directory = RunDirectory.of(config)
     state = ranks.first_alone(directory.read_state)
     if state.status is Status.DONE:
+        if config.score.metrics and ranks.world_size == 1:
+            _score_again(config, directory, holding)
         return state
     trainer, facts = ranks.together(lambda: prepare(config))
     with ranks.on_first(holding(directory.path)):
@@ -60,6 +64,15 @@ def run(config: RunConfig, show_bar: bool = False, holding: Callable[[Path], Hol
         if state.status is Status.DONE:
             return state
         return _run(config, show_bar, directory, trainer, state, facts)
+
+
+def _score_again(config: RunConfig, directory: RunDirectory, holding: Callable[[Path], Holding]) -> None:
+    """Of a finished run, whatever scores are asked for now and were not then."""
+    from study.score_again import add_scores, lacks_scores
+
+    if lacks_scores(config, directory):
+        with holding(directory.path), log_file(directory.log):
+            add_scores(config, directory, prepare)
 
 
 def _begin(config: RunConfig, directory: RunDirectory, trainer: Trainer) -> State:
@@ -308,7 +321,7 @@ def summary(directory: RunDirectory) -> str:
         + (f"  [{row.interval[0]:.6g}, {row.interval[1]:.6g}]" if row.interval else "")
         for row in read_rows(directory.rows)
     ]
-    return "\n".join([*lines, str(directory.path)])
+    return "\n".join([*lines, *unscored.lines(unscored.read_unscored(directory.unscored)), str(directory.path)])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from study.atomic import write_json
-from study.score.inception import SHA256, InceptionWeights
+from study.score.inception_weights import SHA256, InceptionWeights
 from study.score.pictures import Pictures, read, reference_of_run
 from study.score.scoring import (
     FLOOR,
@@ -36,8 +36,8 @@ from study.score.scoring import (
     score,
 )
 
-IN_OWN_SPACE = ("agreement", "fd", "fd_inf", "kd", "precision_", "recall_", "density_", "coverage_", "swd")
-IN_INCEPTION = ("fid", "sfid", "is", "kid", "precision", "recall", "swd")
+IN_OWN_SPACE = ("agreement", "fd", "fd_inf", "kd", "precision_", "recall_", "density_", "coverage_", "swd", "swd_inf")
+IN_INCEPTION = ("fid", "sfid", "is", "kid", "precision", "recall", "swd", "swd_inf")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "--metrics",
         nargs="+",
         metavar="NAME",
-        help="fid sfid is kid precision recall density coverage, swd, or in "
+        help="fid sfid is kid precision recall density coverage, swd swd_inf, or in "
         "another feature space fd fd_inf kd precision_SPACE ... and agreement",
     )
     add("--n", type=int, help="samples per draw (default: all)")

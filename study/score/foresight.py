@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from study.data import DataConfig, dataset
 from study.score.extractors import config_of, manifest
-from study.score.inception import InceptionWeights
+from study.score.inception_weights import InceptionWeights
 from study.score.metrics import AGREEMENT, Metric, fewest, parse
 from study.score.protocol import size_label
 from study.score.scoring import WITHOUT_REFERENCE, own_space

@@ -1,69 +1,19 @@
-"""torch-fidelity's InceptionV3: where its weights are, whether they are the right ones, and sFID's layer.
+"""torch-fidelity's InceptionV3 from checked weights, and sFID's layer.
 
-torch-fidelity unpickles the file it is given, which can run any code. So the bytes are checked against the
-published sha256, read as tensors only, and what torch-fidelity opens is a file written from these tensors.
+What torch-fidelity opens, and unpickles, is a file written from tensors that were read as such.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from models.denoiser import require
-
-FILE_NAME = "weights-inception-2015-12-05-6726825d.pth"
-SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-
-POOL, SPATIAL, LOGITS = "2048", "spatial", "logits_unbiased"
-LAYERS = (POOL, SPATIAL, LOGITS)
-SPATIAL_CHANNELS = 7  # of 192, times 17 x 17 places: ADM's 2023 numbers
-WIDTHS = {POOL: 2048, SPATIAL: SPATIAL_CHANNELS * 17 * 17, LOGITS: 1008}
-
-
-@dataclass(frozen=True)
-class InceptionWeights:
-    """Where to look first, and what must be found there. Another sha256 means another network, and other numbers."""
-
-    path: str | None = None
-    sha256: str = SHA256
-
-    def candidates(self) -> list[Path]:
-        """The configured path alone if there is one; else torch's hub cache."""
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
-        return [Path(self.path)] if self.path else [cached]
-
-    def missing(self) -> str | None:
-        """Why there are no weights, and what to put where; None if the file is there and is the right one."""
-        found = next((path for path in self.candidates() if path.is_file()), None)
-        if found is None:
-            return f"Inception weights not found: put {FILE_NAME} (sha256 {self.sha256}) at {self.candidates()[0]}"
-        if (digest := _digest(found.read_bytes())) != self.sha256:
-            return f"{found} has sha256 {digest}: must be {self.sha256} ({FILE_NAME})"
-        return None
-
-    def read(self) -> dict[str, Tensor]:
-        """The state dict, out of the very bytes whose checksum was taken; nothing in them is executed."""
-        reason = self.missing()
-        if reason:
-            raise ValueError(reason)
-        path = next(path for path in self.candidates() if path.is_file())
-        content = path.read_bytes()
-        require(_digest(content) == self.sha256, str(path), _digest(content), f"sha256 {self.sha256}")
-        try:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"{path} is not a file of weights: {str(error).splitlines()[0]}") from error
-        tensors = isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
-        require(tensors, str(path), type(state).__name__, "a state dict of tensors")
-        return state
+from study.score.inception_weights import FILE_NAME, LAYERS, POOL, SPATIAL, SPATIAL_CHANNELS, InceptionWeights
 
 
 def inception(weights: InceptionWeights, layers: Sequence[str] = LAYERS) -> Inception:
@@ -120,10 +70,6 @@ class Inception(FeatureExtractorInceptionV3):  # type: ignore[misc]  # torch-fid
 
     def _keep(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         self._branch = output
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.denoiser import require, require_choice
 from study.score.frechet import Moments, frechet, frechet_halves, moments
 from study.score.halves import Halves, halves
-from study.score.inception import LOGITS, POOL, SPATIAL
+from study.score.inception_weights import LOGITS, POOL, SPATIAL
 from study.score.kernel_distance import kernel_distance, kernel_reference
 from study.score.manifold import DENSITY_NEIGHBOURS, NAMES, PRECISION_NEIGHBOURS, manifold, manifold_sd
 from study.score.sliced import PROJECTIONS, directions, project, sliced_wasserstein
@@ -35,7 +35,8 @@ IN_INCEPTION = {
     "is": ("is", LOGITS),
     **{name: (name, POOL) for name in NAMES},
 }
-SLICED, AGREEMENT = "swd", "agreement"
+SLICED, SLICED_LIMIT, AGREEMENT = "swd", "swd_inf", "agreement"
+IN_PIXELS = (SLICED, SLICED_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Metric:
             "kd": {"kernel": "(x.y/d+1)^3", "pairs": "all"},
             "is": {"splits": SPLITS, "seed": seed},
             SLICED: {"projections": PROJECTIONS, "seed": seed},
+            SLICED_LIMIT: {"projections": PROJECTIONS, "pairs": PAIRS, "seed": seed},
             "density": {"k": DENSITY_NEIGHBOURS},
             "coverage": {"k": DENSITY_NEIGHBOURS},
             "precision": {"k": PRECISION_NEIGHBOURS},
@@ -73,13 +75,13 @@ class Metric:
 
 def parse(name: str, own_space: str | None) -> Metric:
     """The metric of that name; `fd`, `fd_inf`, `kd` and `agreement` alone mean the data set's own space."""
-    if name == SLICED:
-        return Metric(name, SLICED)
+    if name in IN_PIXELS:
+        return Metric(name, name)
     if name in IN_INCEPTION:
         kind, layer = IN_INCEPTION[name]
         return Metric(name, kind, INCEPTION, layer)
     kind = next((kind for kind in (*IN_ANY_SPACE, AGREEMENT) if name == kind or name.startswith(f"{kind}_")), name)
-    require_choice("metric", kind, (*IN_INCEPTION, *IN_ANY_SPACE, AGREEMENT, SLICED))
+    require_choice("metric", kind, (*IN_INCEPTION, *IN_ANY_SPACE, AGREEMENT, *IN_PIXELS))
     space = name.removeprefix(kind).removeprefix("_") or own_space
     if space is None:
         raise ValueError(f"metric={name!r} needs a feature space: must be {kind}_<space>, one of {', '.join(spaces())}")
@@ -92,7 +94,7 @@ def fewest(metric: Metric, width: int | None) -> int:
     """Images of each set without which there is no value; `width`: features per image, None if not known."""
     if metric.kind == "fd_inf":
         return fewest_for_halves(width or 1)
-    least = {"fd": 2, "kd": 2, "is": 2 * SPLITS, SLICED: 4, AGREEMENT: 1}
+    least = {"fd": 2, "kd": 2, "is": 2 * SPLITS, SLICED: 1, SLICED_LIMIT: 4, AGREEMENT: 1}
     return least.get(metric.kind, max(PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS) + 1)
 
 
@@ -218,13 +220,20 @@ def on_manifold(name: str) -> Callable[[Compared, bool], Estimate]:
     return estimate
 
 
-def swd(samples: Tensor, reference: Tensor, strata: tuple[Strata, Strata], seed: int) -> Estimate:
-    """Root mean squared W2 of pixels over random directions."""
+def swd(samples: Tensor, reference: Tensor, seed: int) -> Estimate:
+    """Root mean squared W2 of pixels over random directions. Its interval at this N is not known well enough."""
+    along = directions(reference[0].numel(), np.random.default_rng(seed))
+    return Estimate(sliced_wasserstein(project(samples, along), project(reference, along)))
+
+
+def swd_inf(samples: Tensor, reference: Tensor, strata: tuple[Strata, Strata], seed: int) -> Estimate:
+    """Its limit for many images: the squared distance is what falls off in 1/N."""
     generator = np.random.default_rng(seed)
     along = directions(reference[0].numel(), generator)
     x, y = project(samples, along), project(reference, along)
-    found = halves(lambda i, j: sliced_wasserstein(x[i], y[j]), *strata, PAIRS, generator)
-    return Estimate(found.value, found.interval())
+    found = halves(lambda i, j: sliced_wasserstein(x[i], y[j]) ** 2, *strata, PAIRS, generator)
+    low, high = (max(end, 0.0) ** 0.5 for end in found.limit_interval())
+    return Estimate(max(found.limit, 0.0) ** 0.5, (low, high))
 
 
 def scaled(interval: Interval, unit: float) -> Interval:

@@ -19,8 +19,20 @@ from study.results import Row
 from study.score.agreement import agreement_hits
 from study.score.extractors import manifest
 from study.score.frechet import Moments
-from study.score.inception import InceptionWeights
-from study.score.metrics import AGREEMENT, ESTIMATORS, SLICED, Compared, Estimate, Metric, parse, swd
+from study.score.inception_weights import InceptionWeights
+from study.score.metrics import (
+    AGREEMENT,
+    ESTIMATORS,
+    IN_PIXELS,
+    SLICED,
+    SLICED_LIMIT,
+    Compared,
+    Estimate,
+    Metric,
+    parse,
+    swd,
+    swd_inf,
+)
 from study.score.pictures import Pictures, held_out_from
 from study.score.protocol import VERSION, Protocol, size_label
 from study.score.spaces import INCEPTION, Features, Space, as_channels, missing, open_space, sha256_of_space
@@ -35,7 +47,7 @@ Told = Callable[[str, int, int], None]
 
 FRECHET = ("fd", "fd_inf")
 WITHOUT_REFERENCE = ("is", AGREEMENT)
-STRATIFIED = ("fd_inf", "kd")  # values that classes in equal numbers change
+STRATIFIED = ("fd_inf", "kd", SLICED_LIMIT)  # values that classes in equal numbers change
 FLOOR = ".real"  # ends the name of what real images score that the reference does not hold
 
 
@@ -153,14 +165,18 @@ class _Scoring:
         return replace(whole, value=float(np.mean(values)), interval=t_interval(values), draws=values, details={})
 
     def estimates(self, metric: Metric) -> list[Estimate]:
-        if metric.kind == SLICED:
-            reference = self.reference.images
-            drawn = [as_channels(draw.images, reference.shape[1]) for draw in self.draws]
-            seed = self.options.seed
-            return [swd(x, reference, self.strata(draw), seed) for x, draw in zip(drawn, self.draws, strict=True)]
+        if metric.kind in IN_PIXELS:
+            return [self.in_pixels(metric, draw) for draw in self.draws]
         if metric.kind == AGREEMENT:
             return [agreement(draw, metric.space) for draw in self.draws]
         return [ESTIMATORS[metric.kind](compared, metric.relative) for compared in self.layer(metric)]
+
+    def in_pixels(self, metric: Metric, draw: Pictures) -> Estimate:
+        reference, seed = self.reference.images, self.options.seed
+        images = as_channels(draw.images, reference.shape[1])
+        if metric.kind == SLICED:
+            return swd(images, reference, seed)
+        return swd_inf(images, reference, self.strata(draw), seed)
 
     def strata(self, draw: Pictures) -> tuple[Strata, Strata]:
         return strata_of(draw.labels, len(draw)), strata_of(self.reference.labels, len(self.reference))

@@ -17,7 +17,7 @@ from torch import Tensor
 from models.denoiser import require, require_choice
 from study.atomic import sha256_of
 from study.score.extractors import config_of, embedded, embedded_sha, manifest
-from study.score.inception import LAYERS, WIDTHS, InceptionWeights, inception
+from study.score.inception_weights import LAYERS, WIDTHS, InceptionWeights
 
 INCEPTION = "inception"
 DINOV2 = {"dinov2-vit-s-14": "vits14", "dinov2-vit-b-14": "vitb14", "dinov2-vit-l-14": "vitl14"}
@@ -87,6 +87,8 @@ def open_space(name: str, weights: InceptionWeights, device: torch.device, layer
         extractor = embedded(name).to(device)
         return Space(name, sha, extractor.config.channels, lambda x: {"features": extractor(x)})
     if name == INCEPTION:
+        from study.score.inception import inception  # torch-fidelity takes seconds to import
+
         return Space(name, sha, 3, inception(weights, list(layers)).to(device).layers)
     return _from_hub(name, sha, device)
 

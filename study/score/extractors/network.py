@@ -1,4 +1,4 @@
-"""The embedded feature extractor: a small convolutional classifier, seen at three depths."""
+"""The embedded feature extractor: a small convolutional classifier seen at three depths, and the pixels' roughness."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.denoiser import require
 from study.data import to_float
 
-LOW_LEVEL_SHARE = 0.35  # spread of each low-level group, the class features' being 1
+SHARES = (1.0, 0.35, 0.35, 0.25)  # spread of each group of features: class, first two convolutions, roughness
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,15 @@ class ExtractorConfig:
 
     @property
     def features(self) -> int:
-        return self.hidden + 2 * self.widths[0]
+        return self.hidden + 2 * self.widths[0] + 3 * self.channels
 
 
 class Extractor(nn.Module):
     """uint8 images -> features (B, d) and class logits (B, classes).
 
     The unit-length hidden layer tells classes and shapes apart but gathers garbage in one spot, so the
-    first two layers' mean activations stand beside it: they see noise, blur and block edges.
+    first two layers' mean activations stand beside it: they see blur, contrast and block edges. Having been
+    trained with noise they are calm under it; what sees noise is the mean size of second differences.
     """
 
     mean: Tensor  # (d,) of the training images' raw features
@@ -73,8 +74,9 @@ class Extractor(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         return self.head(self.groups(x)[0])
 
-    def groups(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Float images -> hidden layer (B, hidden), mean activations of the first two convolutions (B, width) each."""
+    def groups(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Float images -> hidden layer (B, hidden), means of two convolutions (B, width) each, roughness (B, 3 C)."""
+        rough = roughness(x)
         low_level = []
         for stage in self.stages:
             first, second = cast(nn.ModuleList, stage)
@@ -84,17 +86,24 @@ class Extractor(nn.Module):
             low_level.append(x.mean(dim=(2, 3)))
             x = F.avg_pool2d(x, 2)
         hidden = F.relu(self.hidden(x.flatten(1)))
-        return F.normalize(hidden, dim=1) * self.config.hidden**0.5, low_level[0], low_level[1]
+        return F.normalize(hidden, dim=1) * self.config.hidden**0.5, low_level[0], low_level[1], rough
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
-        """Set `mean` and `gain` from float images: total spread 1 for the class features, the share for the others."""
+        """Set `mean` and `gain` from float images, so that each group has its share of the spread."""
         groups = self.groups(x)
-        shares = (1.0, LOW_LEVEL_SHARE, LOW_LEVEL_SHARE)
         gains = [
             torch.full((group.shape[1],), share / float(group.var(dim=0).sum().sqrt()))
-            for group, share in zip(groups, shares, strict=True)
+            for group, share in zip(groups, SHARES, strict=True)
         ]
-        whole = (self.config.features / sum(share**2 for share in shares)) ** 0.5
+        whole = (self.config.features / sum(share**2 for share in SHARES)) ** 0.5
         self.mean.copy_(torch.cat(groups, dim=1).mean(dim=0))
         self.gain.copy_(torch.cat(gains) * whole)
+
+
+def roughness(x: Tensor) -> Tensor:
+    """Mean size of the second differences across, down and mixed, of each channel: (B, C, H, W) -> (B, 3 C)."""
+    across = x[..., 2:] - 2 * x[..., 1:-1] + x[..., :-2]
+    down = x[..., 2:, :] - 2 * x[..., 1:-1, :] + x[..., :-2, :]
+    mixed = x[..., 1:, 1:] - x[..., 1:, :-1] - x[..., :-1, 1:] + x[..., :-1, :-1]
+    return torch.cat([each.abs().mean(dim=(2, 3)) for each in (across, down, mixed)], dim=1)

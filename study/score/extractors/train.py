@@ -52,6 +52,7 @@ def train(name: str, recipe: Recipe) -> Extractor:
         loss.backward()
         optimiser.step()
         schedule.step()
+    network.half().float()  # as it will be stored
     network.calibrate(to_float(images.images[:5000]))
     return network.eval().requires_grad_(False)
 

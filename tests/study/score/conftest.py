@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from study.score.inception import FILE_NAME, InceptionWeights
+from study.score.inception_weights import FILE_NAME, InceptionWeights
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from study.score.frechet import frechet, moments
-from study.score.inception import FILE_NAME, SHA256, Inception, InceptionWeights, inception
+from study.score.inception import Inception, inception
+from study.score.inception_weights import FILE_NAME, SHA256, InceptionWeights
 from study.score.spaces import hub_files, missing, open_space
 
 Layers = dict[str, Tensor]
