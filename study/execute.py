@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -129,6 +129,7 @@ class Execution:
     launcher: Launcher
     wishes: Wishes
     listener: Listener
+    awaited: Container[str] = ()  # runs that jobs wait to do: their configs stay as they were submitted
     failures: int = 0
     halted: bool = False
     _tries: Counter[Task] = field(default_factory=Counter)
@@ -138,7 +139,7 @@ class Execution:
         if self.wishes.force:
             for point in points:
                 archive(point.directory)
-        write_plan(self.plan, points)
+        write_plan(self.plan, [point for point in points if self.wishes.force or point.run not in self.awaited])
         results = str(self.plan.results)
         tasks = [Task(results, point.run) for point in points]
         with StopRequest() as stop:

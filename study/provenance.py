@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -13,6 +14,9 @@ from pathlib import Path
 import torch
 
 PACKAGES = ("torch", "numpy", "hydra-core", "safetensors", "scikit-learn", "matplotlib")
+
+SNAPSHOT = "snapshot.json"
+"""Beside a copy of the packages: `git_state` of what was copied."""
 
 
 def provenance(device: torch.device, **settings: str) -> dict[str, str]:
@@ -35,6 +39,9 @@ def provenance(device: torch.device, **settings: str) -> dict[str, str]:
 @cache
 def git_state() -> dict[str, str]:
     """Commit of the code that runs, and whether it differs from that commit."""
+    snapshot = Path(__file__).parents[1] / SNAPSHOT
+    if snapshot.exists():
+        return json.loads(snapshot.read_text(encoding="utf-8"))
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {"commit": "unknown", "dirty": "unknown"}

@@ -13,13 +13,16 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from study.launch.slurm_cluster import Job, queue
+from study.launch.slurm_end import end_of
+from study.launch.slurm_record import Place, all_open_records, places
 from study.lease import Claim, newest
-from study.run_directory import RunDirectory, State, Status
+from study.run_directory import Failure, RunDirectory, State, Status
 from study.strict import ConfigError, nearest
 
 TAIL = 8192  # bytes of a log that are looked at
@@ -36,44 +39,103 @@ class RunView:
     label: str
     state: State
     claim: Claim | None
+    place: Place | None = None  # in a cluster's queue
+
+    @property
+    def job(self) -> Job | None:
+        return self.place.job if self.place else None
 
     @property
     def standing(self) -> str:
         """One or two words."""
         if self.state.status is Status.DONE:
             return "done"
-        if self.claim is not None and self.claim.held:
+        if self.is_held:
             return "running"
-        if self.state.status is Status.RUNNING:
-            return "heartbeat gone"
         if self.state.status is Status.FAILED:
             return "failed"
+        if self.job is not None and self.job.is_open:
+            return "queued" if self.job.waits else "starting"
+        if self.state.status is Status.RUNNING and self.job is None:
+            return "heartbeat gone"
+        if self.place is not None and self.job is None:
+            return "submitted"
         return "to continue" if self.state.attempts else "not begun"
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process is at it; one that SLURM has given up does not count, even while its lease lasts."""
+        if self.claim is None or not self.claim.held:
+            return False
+        number, _, restart = self.claim.holder.job.partition(".")
+        given_up = self.job is not None and self.job.number == number and self.job.restarts > int(restart)
+        return not given_up
 
     @property
     def detail(self) -> str:
         """What there is to add, in one line."""
-        if self.standing == "running":
-            holder = self.claim.holder if self.claim else None
-            where = f"  {holder.host}:{holder.pid}" if holder else ""
-            return (progress(self.directory) or "starting") + where
-        if self.standing == "heartbeat gone":
+        told = [self._progress() if self.standing == "running" else "", self._queue(), self._end()]
+        return "; ".join(line for line in told if line)
+
+    def _progress(self) -> str:
+        holder = self.claim.holder if self.claim else None
+        where = f"  {holder.host}:{holder.pid}" if holder else ""
+        return (progress(self.directory) or "starting") + where
+
+    def _queue(self) -> str:
+        """Where its job is and what for."""
+        if self.place is None or self.state.status in (Status.DONE, Status.FAILED):
+            return ""
+        number = f"job {self.place.submission.job}_{self.place.index}"
+        if self.job is None:
+            return number
+        again = f", restarted {self.job.restarts} times" if self.job.restarts else ""
+        if self.job.waits:
+            return f"{number} waits: {self.job.reason}{again}"
+        return f"{number} {self.job.state.lower()} on {self.job.nodes}{again}"
+
+    def _end(self) -> str:
+        """How its last attempt ended, by its own word or by SLURM's."""
+        attempt = f"  (attempt {self.state.attempts})"
+        if self.standing in ("running", "done"):
+            return ""
+        if self.state.failure is not None:
+            return f"{self.state.failure}: {self.state.message}{attempt}"
+        if self.state.status is Status.RUNNING and self.place is not None and self.job is not None:
+            if self.job.is_open:
+                return f"{Failure.NODE_LOST}: it fell silent on {self.state.host}{attempt}"
+            failure, message = end_of(self.place)
+            return f"{failure}: {message}{attempt}; the sweep continues it"
+        if self.state.status is Status.RUNNING:
             silent = time.time() - self.state.heartbeat
             return f"{self.state.host}:{self.state.pid} last wrote {silent:.0f} s ago; the sweep continues it"
-        if self.state.failure is not None:
-            return f"{self.state.failure}: {self.state.message}  (attempt {self.state.attempts})"
+        if self.job is not None and not self.job.is_open and self.place is not None:
+            failure, message = end_of(self.place)
+            return f"{failure}: {message}"
         return ""
 
 
-def view(results: Path, run: str, label: str = "") -> RunView:
+Queue = Mapping[str, Place]
+"""By run id."""
+
+
+def queue_of(results: Path) -> Queue:
+    """Places of a store's runs in a cluster's queue, which is asked once, and only if something was submitted."""
+    records = all_open_records(results)
+    return places(records, queue() if records else None)
+
+
+def view(results: Path, run: str, label: str = "", waiting: Queue | None = None) -> RunView:
     directory = RunDirectory(results, run)
-    return RunView(directory, label, directory.read_state(), newest(directory.path))
+    place = waiting.get(run) if waiting else None
+    return RunView(directory, label, directory.read_state(), newest(directory.path), place)
 
 
-def sweep_views(folder: Path) -> list[RunView]:
+def sweep_views(folder: Path, waiting: Queue | None = None) -> list[RunView]:
     """Every run of a sweep, in its order."""
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    return [view(folder.parent, point["run"], point["label"]) for point in plan["points"]]
+    known = queue_of(folder.parent) if waiting is None else waiting
+    return [view(folder.parent, point["run"], point["label"], known) for point in plan["points"]]
 
 
 def progress(directory: RunDirectory) -> str:
@@ -106,16 +168,16 @@ def describe_sweep(folder: Path) -> list[str]:
 
 
 def describe_run(results: Path, run: str) -> list[str]:
-    each = view(results, run)
+    each = view(results, run, "", queue_of(results))
     lines = [f"{each.directory.path}: {each.standing}  {each.detail}".rstrip()]
     return lines + [f"    {line}" for line in tail(each.directory.log)[-LAST_LINES:]]
 
 
 def describe_store(results: Path) -> list[str]:
     folders = sorted(plan.parent for plan in results.glob("*/plan.json"))
-    lines = []
+    lines, waiting = [], queue_of(results)
     for folder in folders:
-        views = sweep_views(folder)
+        views = sweep_views(folder, waiting)
         lines.append(f"{folder}: {_told(Counter(view.standing for view in views), len(views))}")
     return lines or [f"{results}: no sweep yet"]
 
@@ -128,10 +190,21 @@ def describe(results: Path, name: str | None) -> list[str]:
     """A store, a sweep of it by name or path, or a run by the beginning of its id."""
     if name is None:
         return describe_store(results)
-    for folder in (Path(name), results / name):
-        if (folder / "plan.json").exists():
-            return describe_sweep(folder)
-    return describe_run(results, find_run(results, name))
+    folder = sweep_folder(results, name)
+    return describe_sweep(folder) if folder else describe_run(results, find_run(results, name))
+
+
+def sweep_folder(results: Path, name: str) -> Path | None:
+    """Of a sweep by name or path."""
+    return next((folder for folder in (Path(name), results / name) if (folder / "plan.json").exists()), None)
+
+
+def find_sweep(results: Path, name: str) -> Path:
+    folder = sweep_folder(results, name)
+    if folder is None:
+        sweeps = [plan.parent.name for plan in results.glob("*/plan.json")]
+        raise ConfigError(f"{name} is no sweep in {results}{nearest(name, sweeps) if sweeps else ''}")
+    return folder
 
 
 def find_run(results: Path, name: str) -> str:

@@ -14,15 +14,18 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from study.strict import ConfigError, nearest
 
 if TYPE_CHECKING:  # --help must not wait for torch
-    from study.execute import Execution, Wishes
+    from study.execute import Wishes
+    from study.launch.config import SlurmConfig
     from study.launch.work import Work
-    from study.plan import Plan
+    from study.plan import Plan, Point
+    from study.sweep_file import Sweep
 
 STOPPED = 130
 
@@ -38,6 +41,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true", help="redo every run; what there is stays in its old-<n>/")
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first failed run")
     parser.add_argument("--max-failures", type=int, default=0, metavar="N", help="stop at the Nth failed run")
+    parser.add_argument("--wait", action="store_true", help="on a cluster: follow the jobs to their end")
+    parser.add_argument("--resubmit", action="store_true", help="on a cluster that does not answer: count jobs as gone")
     return parser
 
 
@@ -62,6 +67,7 @@ def _sweep(options: argparse.Namespace, work: Work | None) -> int:
     from study.plan_table import print_plan
     from study.run import run, talk_to_console
 
+    sweep = _following(sweep, options)
     plan = make_plan(sweep)
     wishes = _wishes(options, sweep.launcher.tries)
     print_plan(plan)
@@ -69,7 +75,7 @@ def _sweep(options: argparse.Namespace, work: Work | None) -> int:
         return 0
     console = talk_to_console(terminal=sys.stderr.isatty())
     try:
-        return _carry_out(plan, wishes, work or run)
+        return _carry_out(plan, wishes, work or run, options.resubmit)
     finally:
         logging.getLogger("study").removeHandler(console)
 
@@ -91,20 +97,53 @@ def _wishes(options: argparse.Namespace, tries: int) -> Wishes:
     )
 
 
-def _carry_out(plan: Plan, wishes: Wishes, work: Work) -> int:
+def _following(sweep: Sweep, options: argparse.Namespace) -> Sweep:
+    """The sweep with `--wait` applied; words about runs as they end need somebody who follows them."""
+    from study.launch.config import SlurmConfig
+
+    launcher = sweep.launcher
+    if not isinstance(launcher, SlurmConfig):
+        return sweep
+    launcher = replace(launcher, wait=launcher.wait or options.wait)
+    if not launcher.wait and (options.fail_fast or options.max_failures):
+        raise ConfigError("--fail-fast and --max-failures need --wait with launcher=slurm: nobody follows the runs")
+    return replace(sweep, launcher=launcher)
+
+
+def _carry_out(plan: Plan, wishes: Wishes, work: Work, resubmit: bool) -> int:
     from study.execute import Execution, wanted
+    from study.launch.config import InlineConfig, SlurmConfig
     from study.launch.launcher import make_launcher
     from study.watch import watching
 
     points = wanted(plan, wishes)
-    launcher = make_launcher(plan.sweep.launcher, work)
+    config = plan.sweep.launcher
+    if isinstance(config, SlurmConfig):
+        if points:
+            return _on_cluster(plan, wishes, config, points, resubmit)
+        config = InlineConfig()
+    launcher = make_launcher(config, work)
     with watching(plan, launcher, len(points)) as listener:
-        execution = Execution(plan, launcher, wishes, listener)
-        execution.run(points)
-    return _conclude(plan, execution)
+        Execution(plan, launcher, wishes, listener).run(points)
+    return _conclude(plan)
 
 
-def _conclude(plan: Plan, execution: Execution) -> int:
+def _on_cluster(plan: Plan, wishes: Wishes, config: SlurmConfig, points: list[Point], resubmit: bool) -> int:
+    """Jobs do what is left; they are followed if asked for."""
+    from study.execute import Execution
+    from study.launch.slurm import Slurm
+    from study.watch import watching
+
+    launcher = Slurm(config, plan.folder, resubmit)
+    with watching(plan, launcher, len(points) if config.wait else 0) as listener:
+        Execution(plan, launcher, wishes, listener, launcher.awaited()).run(points)
+    if config.wait:
+        return _conclude(plan)
+    print("\n".join(launcher.report()))
+    return 0
+
+
+def _conclude(plan: Plan) -> int:
     """Say what came out, and what did not."""
     from study.answer import answer
     from study.plan import Standing, standing

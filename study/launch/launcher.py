@@ -1,11 +1,11 @@
-"""The interface that every launcher has, and the choice among them."""
+"""The interface that every launcher has, and the choice among those of this machine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from study.launch.config import InlineConfig, LauncherConfig
+from study.launch.config import InlineConfig, LocalConfig
 from study.launch.inline import Inline
 from study.launch.local import LocalPool
 from study.launch.work import Outcome, Task, Work
@@ -26,5 +26,5 @@ class Launcher(Protocol):
         ...
 
 
-def make_launcher(config: LauncherConfig, work: Work) -> Launcher:
+def make_launcher(config: InlineConfig | LocalConfig, work: Work) -> Launcher:
     return Inline(work) if isinstance(config, InlineConfig) else LocalPool(config, work)

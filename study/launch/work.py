@@ -90,6 +90,17 @@ def record_death(task: Task, failure: Failure, message: str) -> Outcome:
         )
 
 
+def amend(task: Task, failure: Failure, message: str, status: Status) -> None:
+    """Say more of why a run stopped than it could know itself."""
+    lease = take(task.directory.path)
+    if lease is None:
+        return
+    with lease:
+        state = task.directory.read_state()
+        if state.status is Status.PENDING:
+            task.directory.write_state(state, status=status, failure=failure, message=message)
+
+
 def give_up(task: Task, state: State, tries: int) -> State:
     """A run that never ends by itself counts as failed, until somebody asks for another try."""
     lease = take(task.directory.path)

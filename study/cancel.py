@@ -1,0 +1,65 @@
+"""End what a sweep has queued or running; every run stays as far as it came, and the sweep continues it.
+
+python -m study.cancel ablate_M
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from study.launch import slurm_cluster
+from study.launch.slurm_record import open_records
+from study.lease import this_machine
+from study.status import RunView, find_sweep, sweep_views
+from study.strict import ConfigError
+
+
+def cancel(folder: Path) -> list[str]:
+    """Of the sweep in `results/<sweep>`: its jobs on a cluster, and processes of this machine. Says what it did."""
+    lines = []
+    records = [record for record in open_records(folder) if record.job]
+    if records:
+        for record in records:
+            record.changed(cancelled=time.time())
+        jobs = [record.job for record in records]
+        complaint = slurm_cluster.cancel(jobs)
+        lines.append(f"scancel {' '.join(jobs)}" + (f": {complaint}" if complaint else ""))
+    for view in sweep_views(folder):
+        if view.claim is not None and view.claim.held and not view.claim.holder.job:
+            lines.append(_interrupt(view))
+    return lines or [f"{folder}: nothing is queued or running"]
+
+
+def _interrupt(view: RunView) -> str:
+    """Ask a local process to save its run and stop, as Ctrl-C does."""
+    assert view.claim is not None
+    holder = view.claim.holder
+    if holder.machine != this_machine():
+        return f"{view.directory.identity} is being done on {holder.host}: cancel it there"
+    os.kill(holder.pid, signal.SIGINT)
+    return f"{view.directory.identity}: process {holder.pid} was asked to stop"
+
+
+def main(given: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m study.cancel", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sweep", help="its name, or its folder")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    options = parser.parse_args(given)
+    try:
+        print("\n".join(cancel(find_sweep(options.results, options.sweep))))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,320 @@
+"""SLURM: job arrays through submitit, submitted once and left alone, or followed to their end."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
+
+from study.estimate import estimate
+from study.launch.config import SlurmConfig
+from study.launch.slurm_cluster import Job, check_installed, check_options, limits, queue, refusal
+from study.launch.slurm_end import end_of
+from study.launch.slurm_job import do_task
+from study.launch.slurm_record import (
+    Place,
+    Submission,
+    all_open_records,
+    is_over,
+    jobs_of,
+    new_token,
+    places,
+    slurm_folder,
+)
+from study.launch.slurm_snapshot import snapshot
+from study.launch.work import Outcome, Task, record_death
+from study.lease import newest, take
+from study.run_directory import State, Status, load_config
+from study.strict import ConfigError
+from study.throughput import recorded_speed
+
+log = logging.getLogger("study.sweep")
+
+PACK_SECONDS = 600.0  # of work in one job: starting Python and PyTorch takes some ten
+SPREAD = 8  # jobs that short runs are spread over before they are packed
+LOOK = 2.0  # seconds between looks at the state files
+ASK = 15.0  # seconds between questions to SLURM
+IN_FLIGHT = 30.0  # seconds after which a submission without a number will not get one by itself
+
+
+class Slurm:
+    """Submits what is neither done nor queued; `launch` then returns, or follows if told to."""
+
+    def __init__(self, config: SlurmConfig, sweep: Path, resubmit: bool = False) -> None:
+        """Refuses what the cluster would refuse. `resubmit`: without asking SLURM what became of earlier jobs."""
+        check_installed()
+        check_options(config.slurm)
+        self.config, self.folder, self.resubmit = config, slurm_folder(sweep), resubmit
+        self.limits = limits()
+        if complaint := refusal(sbatch_flags(config)):
+            raise ConfigError(f"launcher=slurm: SLURM refuses such a job: {complaint}")
+        self.results = self.folder.parent.parent
+        self.submitted: list[str] = []  # job numbers, in this call
+        self.sent = self.held = self.left_over = 0  # runs: submitted now; in others' hands; without room in the queue
+        self._at_work: list[Task] = []
+
+    def launch(self, tasks: Iterable[Task], should_stop: Callable[[], bool]) -> Iterator[Outcome]:
+        """How each task ended, if followed; else nothing, and at once."""
+        wanted = list(tasks)
+        with self._submitting():
+            self._submit(wanted)
+        if self.config.wait:
+            yield from self._follow(wanted, should_stop)
+
+    def active(self) -> list[Task]:
+        return self._at_work
+
+    def awaited(self) -> set[str]:
+        """Runs of which a job is still to come or at work, as far as SLURM says."""
+        known = places(all_open_records(self.results), self._queue())
+        return {run for run, place in known.items() if place.job is None or place.job.is_open}
+
+    def report(self) -> list[str]:
+        """What happened, for a caller that does not wait."""
+        lines = [f"{self.sent} runs submitted: job {', '.join(self.submitted)}"] if self.submitted else []
+        if self.held:
+            lines.append(f"{self.held} runs are queued or running already")
+        if self.left_over:
+            lines.append(f"{self.left_over} runs found no room among {self.limits.jobs} jobs: call again later")
+        where = "" if self.results == Path("results").absolute() else f" --results {shlex.quote(str(self.results))}"
+        name = self.folder.parent.name
+        return [
+            *lines,
+            f"how it goes:  python -m study.status {name}{where} --watch",
+            f"to end it:    python -m study.cancel {name}{where}",
+        ]
+
+    @contextmanager
+    def _submitting(self) -> Iterator[None]:
+        """One process at a time decides what is missing in a sweep."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lease = take(self.folder)
+        if lease is None:
+            raise ConfigError(f"another process is submitting {self.folder.parent.name} at this moment")
+        with lease:
+            yield
+
+    def _submit(self, tasks: Sequence[Task]) -> None:
+        jobs = self._queue()
+        records = [self._settled(record, jobs) for record in all_open_records(self.results)]
+        known = places([record for record in records if record is not None], jobs)
+        missing = [task for task in tasks if not self._is_elsewhere(task, known.get(task.run), jobs)]
+        close_ended(self.folder.parent.parent, jobs)
+        if missing:
+            self._send(missing, sum(job.is_open for job in jobs or ()))
+
+    def _queue(self) -> list[Job] | None:
+        jobs = queue()
+        if jobs is None and not self.resubmit:
+            log.warning("SLURM does not answer: what was submitted counts as queued (--resubmit: as gone)")
+        return jobs
+
+    def _settled(self, record: Submission, jobs: list[Job] | None) -> Submission | None:
+        """A record whose submitter died gets its job's number, or goes."""
+        if record.job or jobs is None:
+            return record
+        if (wait := record.submitted + IN_FLIGHT - time.time()) > 0:
+            time.sleep(wait)
+            jobs = queue() or jobs
+        number = next((job.array for job in jobs_of(record, jobs)), "")
+        if not number:
+            record.withdraw()
+            return None
+        log.warning("job %s was submitted by a call that ended before it could say so", number)
+        complete_pickles(record, number)
+        return record.changed(job=number)
+
+    def _is_elsewhere(self, task: Task, place: Place | None, jobs: list[Job] | None) -> bool:
+        """Whether a job has the run in its hands or will; if one had it and lost it, that is noted."""
+        claim = newest(task.directory.path)
+        if claim is not None and claim.held:
+            return True
+        if place is None:
+            return False
+        if jobs is None:
+            return not self.resubmit
+        if place.job is not None and place.job.is_open:
+            return True
+        note_end(task, place)
+        return False
+
+    def _send(self, tasks: Sequence[Task], queued: int) -> None:
+        """Array by array; when SLURM refuses one, those before it stay and are named."""
+        packs = self._packs(tasks)
+        room = max(0, self.limits.jobs - queued)
+        self.left_over = sum(len(pack) for pack in packs[room:])
+        code = snapshot(self.folder)
+        for start in range(0, min(room, len(packs)), self.limits.array):
+            chunk = packs[start : min(start + self.limits.array, room)]
+            try:
+                number = self._send_array(chunk, code)
+            except ConfigError as error:
+                before = f"; submitted before that: {', '.join(self.submitted)}" if self.submitted else ""
+                raise ConfigError(f"{error}{before}") from error
+            self.submitted.append(number)
+            self.sent += sum(len(pack) for pack in chunk)
+
+    def _send_array(self, packs: Sequence[Sequence[Task]], code: Path) -> str:
+        config = self.config
+        record = Submission(
+            folder=str(self.folder),
+            token=new_token(),
+            job="",
+            tasks=tuple(tuple(task.run for task in pack) for pack in packs),
+            submitted=time.time(),
+            minutes=config.time,
+            warning=warning_seconds(config.time),
+            processes=config.processes,
+            code=str(code),
+        ).write()
+        executor = make_executor(config, record)
+        indexes = list(range(len(packs)))
+        try:
+            jobs = executor.map_array(do_task, [str(record.path)] * len(packs), indexes)
+        except (FailedJobError, FailedSubmissionError) as error:
+            record.withdraw()
+            raise ConfigError(f"SLURM refused an array: {reason_of(str(error))}") from error
+        return record.changed(job=jobs[0].job_id.split("_")[0]).job
+
+    def _packs(self, tasks: Sequence[Task]) -> list[Sequence[Task]]:
+        if self.config.processes > 1:
+            return [[task] for task in tasks]
+        if self.config.pack:
+            return [tasks[start : start + self.config.pack] for start in range(0, len(tasks), self.config.pack)]
+        speed = recorded_speed(self.results)
+        seconds = [estimate(load_config(task.directory.config), speed).seconds for task in tasks]
+        most = min(PACK_SECONDS, self.config.time * 60 / 2)
+        return packed(tasks, seconds, most, max(1, len(tasks) // (self.config.parallel or SPREAD)))
+
+    def _follow(self, tasks: Sequence[Task], should_stop: Callable[[], bool]) -> Iterator[Outcome]:
+        """From the state files; SLURM is asked now and then for jobs that ended without a word."""
+        left, asked = list(tasks), time.monotonic()
+        while left and not should_stop():
+            states = {task: task.directory.read_state() for task in left}
+            self._at_work = [task for task, state in states.items() if state.status is Status.RUNNING]
+            ended = [task for task, state in states.items() if state.status in (Status.DONE, Status.FAILED)]
+            for task in ended:
+                left.remove(task)
+                yield Outcome(task, states[task])
+            if time.monotonic() - asked > ASK:
+                asked = time.monotonic()
+                for task, state in self._given_up(left):
+                    left.remove(task)
+                    yield Outcome(task, state)
+            time.sleep(LOOK)
+
+    def _given_up(self, tasks: Iterable[Task]) -> list[tuple[Task, State]]:
+        """Tasks of which no job is left, and how they ended; or that never had one, for want of room."""
+        jobs = queue()
+        if jobs is None:
+            return []
+        known = places(all_open_records(self.results), jobs)
+        return [
+            (task, task.directory.read_state())
+            for task in tasks
+            if not self._is_elsewhere(task, known.get(task.run), jobs)
+        ]
+
+
+def close_ended(results: Path, jobs: list[Job] | None) -> None:
+    """Put away the records whose jobs have ended; how their runs ended is noted first."""
+    if jobs is None:
+        return
+    for record in all_open_records(results):
+        if record.job and is_over(record, jobs):
+            for run, place in places([record], jobs).items():
+                note_end(Task(record.results, run), place)
+            record.close()
+
+
+def note_end(task: Task, place: Place) -> None:
+    """A job ended without saying how its run did: SLURM's word for it goes into the run's state."""
+    state = task.directory.read_state()
+    said = state.status is not Status.RUNNING and state.heartbeat > place.submission.submitted
+    if state.status is not Status.DONE and not said:
+        record_death(task, *end_of(place))
+
+
+def packed(tasks: Sequence[Task], seconds: Sequence[float], most: float, longest: int) -> list[Sequence[Task]]:
+    """Neighbours together, up to so many seconds and so many runs; in order, none left out."""
+    packs: list[list[Task]] = []
+    filled = most
+    for task, cost in zip(tasks, seconds, strict=True):
+        if filled + cost > most or len(packs[-1]) >= longest:
+            packs.append([])
+            filled = 0.0
+        packs[-1].append(task)
+        filled += cost
+    return list(packs)
+
+
+def warning_seconds(minutes: int) -> int:
+    """How long before the limit SLURM is to send its signal; a two-minute job keeps most of its time."""
+    return max(10, min(90, minutes * 10))
+
+
+def sbatch_flags(config: SlurmConfig) -> dict[str, Any]:
+    """The resources of one job, by sbatch's names."""
+    wanted = {
+        "partition": config.partition,
+        "time": config.time,
+        "nodes": config.nodes,
+        "ntasks-per-node": config.processes_per_node,
+        "cpus-per-task": config.cpus,
+        "gpus-per-node": config.gpus_per_node,
+        "mem": config.mem,
+    }
+    extra = {str(name).replace("_", "-"): value for name, value in config.slurm.items()}
+    return {**{name: value for name, value in wanted.items() if value}, **extra}
+
+
+def make_executor(config: SlurmConfig, record: Submission) -> submitit.SlurmExecutor:
+    executor = submitit.SlurmExecutor(record.logs, python=config.python or shlex.quote(sys.executable))
+    flags = sbatch_flags(config)
+    requeue = {} if "no-requeue" in flags else {"requeue": True}
+    executor.update_parameters(
+        job_name=record.name,
+        time=flags.pop("time"),
+        signal_delay_s=record.warning,
+        array_parallelism=config.parallel or len(record.tasks),
+        setup=[*config.setup, *setup_lines(config, record)],
+        srun_args=[f"--cpus-per-task={config.cpus}", "--kill-on-bad-exit=1", *config.srun],
+        additional_parameters={**flags, **requeue},
+    )
+    return executor
+
+
+def setup_lines(config: SlurmConfig, record: Submission) -> list[str]:
+    """Shell, before Python starts: is the record there, and may only the snapshot be imported."""
+    path, threads = shlex.quote(str(record.path)), config.cpus
+    lost = shlex.quote(f"error: {record.results} is not the folder that the jobs were submitted from, on node")
+    return [
+        f'grep -qs {record.token} {path} || {{ echo {lost} "$SLURMD_NODENAME" >&2; exit 66; }}',
+        f'export PYTHONPATH={shlex.quote(record.code)}"${{PYTHONPATH:+:$PYTHONPATH}}" PYTHONSAFEPATH=1',
+        f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}",
+    ]
+
+
+def complete_pickles(record: Submission, number: str) -> None:
+    """What submitit would have put in place had it lived: the call that each task of the array waits for."""
+    for index in range(len(record.tasks)):
+        name = f"{number}_{index}" if len(record.tasks) > 1 else number
+        path = JobPaths(record.logs, job_id=name).submitted_pickle
+        if not path.exists():
+            call = DelayedSubmission(do_task, str(record.path), index)
+            call.set_timeout(record.minutes, 0)
+            call.dump(path)
+
+
+def reason_of(complaint: str) -> str:
+    """SLURM's own words out of submitit's."""
+    lines = [line.split("error:", 1)[1].strip() for line in complaint.splitlines() if "error:" in line]
+    return "; ".join(dict.fromkeys(lines)) or next(iter(complaint.splitlines()), "no reason given")

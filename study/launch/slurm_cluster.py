@@ -1,0 +1,154 @@
+"""Asking SLURM: what the cluster allows, and where jobs are. Answers are hints; the state files are the truth."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from study.strict import ConfigError, nearest
+
+PATIENCE = 20.0  # seconds to wait for an answer
+IN_QUEUE = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
+AT_WORK = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
+
+PASSING = "down, drained or reserved"
+"""In a complaint about nodes that may come back: a job would wait for them."""
+
+COLUMNS = {"ArrayJobID": 20, "ArrayTaskID": 12, "JobID": 20, "State": 20, "RestartCnt": 12, "Name": 80, "NodeList": 60}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task of an array as SLURM sees it; a job that is no array is its own task 0."""
+
+    array: str
+    index: int
+    number: str  # what SLURM_JOB_ID holds within it
+    state: str
+    restarts: int
+    name: str
+    nodes: str
+    reason: str
+
+    @property
+    def is_open(self) -> bool:
+        """Still in the queue or at work."""
+        return self.waits or self.state in AT_WORK
+
+    @property
+    def waits(self) -> bool:
+        return self.state in IN_QUEUE
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one cluster, for one user."""
+
+    cluster: str
+    array: int  # tasks in one array
+    jobs: int  # that may be in the queue
+
+
+def ask(*command: str) -> str | None:
+    """What a command of SLURM's says, or None if it is not there, fails, or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def check_installed() -> None:
+    for program in ("sbatch", "srun", "squeue", "scontrol"):
+        if shutil.which(program) is None:
+            raise ConfigError(f"launcher=slurm: there is no {program} on this machine; launcher=local runs here")
+
+
+def limits() -> Limits:
+    """What the cluster allows, in its own words."""
+    config = ask("scontrol", "show", "config")
+    if config is None:
+        raise ConfigError("launcher=slurm: SLURM's controller does not answer (scontrol show config)")
+    values = dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", config, re.MULTILINE))
+    caps = [int(values.get("MaxJobCount", 10_000))]
+    if values.get("AccountingStorageType", "").endswith("slurmdbd"):
+        caps += submit_limits()
+    return Limits(values.get("ClusterName", ""), int(values.get("MaxArraySize", 1001)), min(caps))
+
+
+def submit_limits() -> list[int]:
+    """The user's MaxSubmitJobs, over associations and their QOS; nothing where there is no accounting."""
+    user = getpass.getuser()
+    told = ask("sacctmgr", "-nP", "show", "assoc", "where", f"user={user}", "format=MaxSubmitJobs,QOS") or ""
+    rows = [line.split("|") for line in told.splitlines()]
+    caps = [int(row[0]) for row in rows if row[0].isdigit()]
+    names = {name for row in rows for name in row[1].split(",") if name}
+    told = ask("sacctmgr", "-nP", "show", "qos", "format=Name,MaxSubmitJobsPerUser") or "" if names else ""
+    return caps + [int(cap) for name, cap in (line.split("|") for line in told.splitlines()) if name in names and cap]
+
+
+def queue() -> list[Job] | None:
+    """All jobs of this user, ended ones too as long as the controller remembers them; None if it does not answer."""
+    columns = ",".join([*(f"{name}:{width}" for name, width in COLUMNS.items()), "Reason:200"])
+    told = ask("squeue", "-h", "-r", "-a", "-t", "all", "-u", getpass.getuser(), "-O", columns)
+    return None if told is None else [parse_job(line) for line in told.splitlines() if line.strip()]
+
+
+def parse_job(line: str) -> Job:
+    """A row of `queue`'s table, whose columns are of fixed width."""
+    values, start = [], 0
+    for width in COLUMNS.values():
+        values.append(line[start : start + width].strip())
+        start += width
+    array, index, number, state, restarts, name, nodes = values
+    number_of = int(index) if index.isdigit() else 0
+    return Job(
+        array, number_of, number, state, int(restarts) if restarts.isdigit() else 0, name, nodes, line[start:].strip()
+    )
+
+
+def check_options(names: Iterable[str]) -> None:
+    """Refuse what sbatch does not know, with the nearest that it does."""
+    told = ask("sbatch", "--help")
+    known = sorted(set(re.findall(r"--([a-z][a-z0-9-]+)", told or "")))
+    for name in names:
+        if known and name.replace("_", "-") not in known:
+            hint = nearest(name.replace("_", "-"), known)
+            hint = hint if "did you mean" in hint else "; `sbatch --help` lists all"
+            raise ConfigError(f"slurm.{name} is no option of sbatch{hint}")
+
+
+def refusal(flags: Mapping[str, object]) -> str:
+    """What SLURM has against jobs with these options of sbatch; nothing if it would take them."""
+    words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in flags.items()]
+    try:
+        command = ["sbatch", "--test-only", *words, "--wrap=true"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    told = re.sub(r"(?m)^(sbatch: )?(error: )?", "", done.stderr).strip().splitlines()
+    return "" if done.returncode == 0 or any(PASSING in line for line in told) else "; ".join(told)
+
+
+def cancel(jobs: Iterable[str]) -> str:
+    """What SLURM has against cancelling them; nothing if it agreed."""
+    try:
+        done = subprocess.run(["scancel", *jobs], capture_output=True, text=True, timeout=PATIENCE)
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return done.stderr.strip()
+
+
+def this_job() -> str:
+    """SLURM's number of the job this process is part of; empty outside of any."""
+    return os.environ.get("SLURM_JOB_ID", "")
+
+
+def this_restart() -> int:
+    """How often SLURM started this job again before this time."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0))

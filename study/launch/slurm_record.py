@@ -1,0 +1,141 @@
+"""What was submitted: `results/<sweep>/slurm/<token>.json`, one per array, so that no job is forgotten or doubled.
+
+A record is written before its array is submitted and completed after; the token is in the job's name, by
+which an array can be found whose submitter died in between. It moves to `over/` when its jobs have ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from study.atomic import write_json
+from study.launch.slurm_cluster import Job
+from study.strict import ConfigError, from_tree
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One array: which runs each of its tasks is to do, and what SLURM called it."""
+
+    folder: str  # results/<sweep>/slurm, absolute
+    token: str
+    job: str  # SLURM's number; empty until it said one
+    tasks: tuple[tuple[str, ...], ...]  # run ids
+    submitted: float  # seconds since 1970
+    minutes: int  # time limit
+    warning: int  # seconds before the limit at which SLURM is asked to send its signal
+    processes: int
+    code: str  # folder of the snapshot
+    cancelled: float = 0.0  # seconds since 1970; 0: not by us
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder) / f"{self.token}.json"
+
+    @property
+    def name(self) -> str:
+        """Of the job, for squeue."""
+        return f"{Path(self.folder).parent.name}.{self.token}"
+
+    @property
+    def results(self) -> str:
+        return str(Path(self.folder).parent.parent)
+
+    @property
+    def logs(self) -> Path:
+        return Path(self.folder) / "logs"
+
+    def write(self) -> Submission:
+        write_json(self.path, asdict(self))
+        return self
+
+    def changed(self, **changes: object) -> Submission:
+        return replace(self, **changes).write()  # type: ignore[arg-type]
+
+    def withdraw(self) -> None:
+        """It was never submitted."""
+        self.path.unlink()
+
+    def close(self) -> None:
+        """All of its jobs have ended, and their ends are noted."""
+        over = self.path.parent / "over"
+        over.mkdir(exist_ok=True)
+        self.path.replace(over / self.path.name)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is in the queue: task `index` of `submission`, which SLURM sees as `job`."""
+
+    submission: Submission
+    index: int
+    job: Job | None
+
+    @property
+    def log(self) -> Path:
+        """What the task printed."""
+        number = self.submission.job
+        name = f"{number}_{self.index}" if len(self.submission.tasks) > 1 else number
+        return self.submission.logs / f"{name}_0_log.err"
+
+
+def new_token() -> str:
+    return uuid.uuid4().hex[:8]
+
+
+def read_record(path: Path) -> Submission:
+    try:
+        return from_tree(Submission, json.loads(path.read_text(encoding="utf-8")), "record")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is not there: is this folder shared with the machine that submitted?") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not a record of a submission: {error}") from error
+
+
+def open_records(folder: Path) -> list[Submission]:
+    """The submissions of one sweep that may have jobs, oldest first; `folder` is results/<sweep>."""
+    found = [read_record(path) for path in (folder / "slurm").glob("*.json")]
+    return sorted(found, key=lambda record: record.submitted)
+
+
+def all_open_records(results: Path) -> list[Submission]:
+    """Of every sweep of a store: sweeps may share runs."""
+    folders = sorted({path.parent.parent for path in results.glob("*/slurm/*.json")})
+    return [record for folder in folders for record in open_records(folder)]
+
+
+def places(records: Iterable[Submission], queue: list[Job] | None) -> dict[str, Place]:
+    """By run id, the newest place of each run; of a silent SLURM, places without jobs."""
+    jobs = {(job.array, job.index): job for job in queue or ()}
+    found: dict[str, Place] = {}
+    for record in records:
+        for index, runs in enumerate(record.tasks):
+            place = Place(record, index, jobs.get((record.job, index)))
+            found.update(dict.fromkeys(runs, place))
+    return found
+
+
+def is_over(record: Submission, queue: list[Job]) -> bool:
+    """Whether SLURM has nothing left to do of it."""
+    return not any(job.is_open for job in jobs_of(record, queue))
+
+
+def jobs_of(record: Submission, queue: list[Job]) -> Iterator[Job]:
+    for job in queue:
+        if job.name == record.name if not record.job else job.array == record.job:
+            yield job
+
+
+def older_than(record: Submission, seconds: float) -> bool:
+    return time.time() - record.submitted > seconds
+
+
+def slurm_folder(sweep: Path) -> Path:
+    """Where the records of the sweep in `results/<sweep>` go."""
+    return Path(os.path.abspath(sweep)) / "slurm"
