@@ -6,61 +6,76 @@ python -m study.answer results/ablate_M
 from __future__ import annotations
 
 import io
-import re
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from study.answer_plots import draw
 from study.atomic import write_file, write_text
-from study.comparison import Cell, Estimate, Metric, Study, difference, mean_of, read_study
+from study.comparison import Cell, Estimate, Metric, Study, differences, mean_of, read_plan, study_of
+from study.run_directory import RunDirectory
 from study.store import load, runs
 from study.strict import ConfigError
+from study.unscored import lines_of_many, read_unscored
 
 UNWRAPPED = 180  # columns
 SHOWN = 5  # metrics in the printed table; the CSV has all
 COSTS = ("params", "gmacs", "train_pflops", "images_per_second", "train_seconds")
-DETAIL = re.compile(r"val_loss_bin(?!0$)\d+$")  # bin 0, the least noise, is where loss of detail shows
 
 
-def answer(folder: Path) -> str:
-    """The text a sweep ends with; the plots and the full table are written beside its plan."""
-    study = read_study(folder, load(folder))
+def answer(folder: Path, plan: Mapping[str, Any] | None = None) -> str:
+    """The text a sweep ends with; the plots and the full table are written beside its plan, if they can be."""
+    plan = read_plan(folder) if plan is None else plan
+    identities = [point["run"] for point in plan["points"]]
+    study = study_of(plan, load(folder, identities))
     chosen = shown_metrics(study)
     tables = [_render(quality_table(study, chosen)), "", _render(cost_table(study)), ""]
-    parts = [study.question, "", *tables, *remarks(study, chosen), *_missing(folder, study)]
-    write_file(folder / "answer.csv", lambda path: frame(study).to_csv(path, index=False))
-    write_text(folder / "answer.txt", "\n".join(parts) + "\n")
-    files = [folder / "answer.csv", *draw(study, chosen, folder)]
-    return "\n".join([*parts, *map(str, files)])
+    parts = [study.question, "", *tables, *remarks(study, chosen), *missing(folder, study, identities)]
+    try:
+        write_file(folder / "answer.csv", lambda path: frame(study).to_csv(path, index=False))
+        write_text(folder / "answer.txt", "\n".join(parts) + "\n")
+        files = list(map(str, [folder / "answer.csv", *draw(study, chosen, folder)]))
+    except OSError as error:
+        files = [f"{folder}: the table and the plots could not be written: {error.strerror or error}"]
+    return "\n".join([*parts, *files])
 
 
 def shown_metrics(study: Study) -> list[Metric]:
-    """Quality metrics without the details, the first protocol of each."""
-    chosen: dict[str, Metric] = {}
+    """Quality metrics without the details; of each name the first protocol, and those of runs that lack that one."""
+    chosen: dict[str, list[Metric]] = {}
     for metric in study.metrics:
-        if not metric.is_cost and not DETAIL.match(metric.name):
-            chosen.setdefault(metric.name, metric)
-    return list(chosen.values())[:SHOWN]
+        if metric.is_cost or metric.is_floor or metric.is_detail:
+            continue
+        seen = {run for other in chosen.setdefault(metric.name, []) for run in other.values}
+        if not seen & metric.values.keys():
+            chosen[metric.name].append(metric)
+    return [metric for name in list(chosen)[:SHOWN] for metric in chosen[name]]
 
 
 def quality_table(study: Study, metrics: Sequence[Metric]) -> Table:
-    """Per metric and cell: the mean over seeds, and its difference to the baseline."""
+    """Per metric and cell: the mean over seeds, and its difference to the baseline; the floor of real images first."""
     result = _table(["metric", "point"], ["runs", "mean"], ["difference to baseline"] if study.partner else [])
+    names = [metric.name for metric in metrics]
     for metric in metrics:
+        title = metric.name if names.count(metric.name) == 1 else f"{metric.name} ({metric.protocol})"
+        floor = study.floor(metric)
+        if floor is not None:
+            result.add_row(title, "real images", "", f"{floor:.4g}", *([""] if study.partner else []))
+        found = differences(study, metric)
         for index, cell in enumerate(study.cells):
             done = sum(run in metric.values for run in cell.runs.values())
             row = [
-                metric.name if not index else "",
+                title if not index and floor is None else "",
                 cell.label,
                 f"{done}/{len(cell.runs)}",
                 _mean(mean_of(cell, metric)),
             ]
-            row += [_compared(study, cell, metric)] if study.partner else []
+            row += [_compared(study, cell, metric, found[cell.label])] if study.partner else []
             result.add_row(*row, end_section=cell is study.cells[-1])
     return result
 
@@ -88,21 +103,28 @@ def _table(left: Sequence[str], right: Sequence[str], rest: Sequence[str] = ()) 
 def remarks(study: Study, metrics: Sequence[Metric]) -> list[str]:
     """How to read the table, and which metrics can tell the points apart at this budget."""
     lines = ["± reaches of 95 % intervals: of a mean, over its seeds; of a difference, paired by seed, spread pooled."]
+    resolving: list[str] = []
+    blind: list[str] = []
+    untold: list[str] = []
     compared = 0
     for metric in metrics:
-        found = [d for d in (difference(study, cell, metric) for cell in study.cells) if d is not None]
-        reaches = [d.reach for d in found if d.reach is not None]
-        compared += len(found)
+        found = [estimate for estimate in differences(study, metric).values() if estimate is not None]
+        reaches = [estimate.reach for estimate in found if estimate.reach is not None]
+        compared += len(reaches)
         if not found:
             continue
         if not reaches:
-            lines.append(f"{metric.name}: one seed cannot tell a difference from noise")
+            untold.append(metric.name)
             continue
-        told = sum(d.beyond_noise for d in found)
-        line = (
-            f"{metric.name} tells {told} of {len(found)} from the baseline; the least it resolves is {max(reaches):.2g}"
-        )
-        lines.append(line + ("" if told else ": do not rank by it at this budget"))
+        told = sum(estimate.beyond_noise for estimate in found)
+        line = f"{metric.name} ({told} of {len(found)}; resolves {max(reaches):.2g})"
+        (resolving if told else blind).append(line)
+    if resolving:
+        lines.append(f"Tells points from the baseline at this budget: {', '.join(resolving)}.")
+    if blind:
+        lines.append(f"Does not, so do not rank by it: {', '.join(blind)}.")
+    if untold:
+        lines.append(f"One seed cannot tell a difference from noise: {', '.join(untold)}.")
     if compared > 1:
         lines.append(f"{compared} comparisons in all, each at 95 %: expect about {compared * 0.05:.1f} false alarms.")
     return lines
@@ -111,9 +133,10 @@ def remarks(study: Study, metrics: Sequence[Metric]) -> list[str]:
 def frame(study: Study) -> pd.DataFrame:
     """One line per cell and metric: mean, interval, difference to the baseline, verdict."""
     lines = []
-    for cell in study.cells:
-        for metric in study.metrics:
-            mean, apart = mean_of(cell, metric), difference(study, cell, metric)
+    for metric in study.metrics:
+        found = differences(study, metric)
+        for cell in study.cells:
+            mean, apart = mean_of(cell, metric), found[cell.label]
             if mean is None:
                 continue
             lines.append(
@@ -132,44 +155,18 @@ def frame(study: Study) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def draw(study: Study, metrics: Sequence[Metric], folder: Path) -> list[Path]:
-    """One small figure per metric: by point, and against what training cost."""
-    from matplotlib.figure import Figure
-
-    spent = next((metric for metric in study.metrics if metric.name == "train_pflops"), None)
-    files = []
-    for metric in metrics:
-        figure = Figure(figsize=(7, 2.8), layout="constrained")
-        by_point, by_cost = figure.subplots(1, 2, sharey=True)
-        for index, cell in enumerate(study.cells):
-            estimate = mean_of(cell, metric)
-            values = [metric.values[run] for run in cell.runs.values() if run in metric.values]
-            cost = mean_of(cell, spent) if spent else None
-            colour = "0.35" if cell.label in study.baselines else "C0"
-            for axis, x in ((by_point, float(index)), (by_cost, cost.mean if cost else None)):
-                if estimate is not None and x is not None:
-                    axis.plot([x] * len(values), values, ".", color=colour, alpha=0.5, markersize=5)
-                    axis.plot([x], [estimate.mean], "_", color=colour, markersize=14)
-        by_point.set_xticks(range(len(study.cells)), [cell.label for cell in study.cells])
-        if len(study.cells) > 4:
-            by_point.tick_params(axis="x", rotation=60)
-        by_point.set_ylabel(metric.name)
-        by_point.set_title("dots: seeds; bars: means; grey: baseline", fontsize=8)
-        by_cost.set_xlabel("training PFLOPs")
-        path = folder / "plots" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', metric.name)}.png"
-        path.parent.mkdir(exist_ok=True)
-        write_file(path, partial(figure.savefig, format="png", dpi=130))
-        files.append(path)
-    return files
-
-
-def _compared(study: Study, cell: Cell, metric: Metric) -> str:
-    return "baseline" if cell.label in study.baselines else _difference(difference(study, cell, metric))
-
-
-def _difference(estimate: Estimate | None) -> str:
-    if estimate is None:
+def _compared(study: Study, cell: Cell, metric: Metric, estimate: Estimate | None) -> str:
+    if cell.label in study.baselines:
+        return "baseline"
+    if estimate is not None:
+        return _difference(estimate)
+    if mean_of(cell, metric) is None:
         return ""
+    partner = study.partner.get(cell.label)
+    return f"no value of {partner} to compare with" if partner else "no baseline among the points"
+
+
+def _difference(estimate: Estimate) -> str:
     if estimate.reach is None:
         return f"{estimate.mean:+.3g} (one seed)"
     told = f"{estimate.mean:+.3g} ±{estimate.reach:.2g}"
@@ -198,17 +195,21 @@ def _spent(name: str, estimate: Estimate | None) -> str:
     return f"{estimate.mean / 1e6:.3g}M" if name == "params" else f"{estimate.mean:.4g}"
 
 
-def _missing(folder: Path, study: Study) -> list[str]:
-    """Runs without a result, each with its reason: never a silent hole."""
-    states = runs(folder).set_index("run")
+def missing(folder: Path, study: Study, identities: Sequence[str]) -> list[str]:
+    """Runs without a result and metrics without a value, each with its reason: never a silent hole."""
+    states = runs(folder, identities).set_index("run")
+    with_rows = {run for metric in study.metrics for run in metric.values}
     lines = []
     for cell in study.cells:
         for seed, run in cell.runs.items():
-            status, failure = (states.at[run, "status"], states.at[run, "failure"]) if run in states.index else ("", "")
-            if status != "done":
-                reason = failure if isinstance(failure, str) else str(status)
+            status, failure = states.at[run, "status"], states.at[run, "failure"]
+            reason = failure if isinstance(failure, str) else str(status)
+            if status == "done" and run not in with_rows and not isinstance(failure, str):
+                reason = "done, but its rows are gone"
+            if status != "done" or run not in with_rows:
                 lines.append(f"missing: {cell.label} {seed}: {reason} ({run})")
-    return lines
+    done = [run for run in identities if states.at[run, "status"] == "done"]
+    return lines + lines_of_many(read_unscored(RunDirectory(folder.parent, run).unscored) for run in done)
 
 
 def _render(table: Table) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from study.stats import t_quantile
+from study.strict import ConfigError
 from study.sweep_file import REPLICATES, Value, same_value, shown
 
+FLOOR = ".real"  # ends the name of what real images score
+DETAIL = re.compile(r"val_loss_bin(?!0$)\d+$")  # bin 0, the least noise, is where loss of detail shows
 COST_PROTOCOLS = ("cost-", "speed-")  # rows that say what a run took, not how good it is
 
 
@@ -50,6 +54,15 @@ class Metric:
     values: Mapping[str, float]  # by run
     is_cost: bool
 
+    @property
+    def is_floor(self) -> bool:
+        """Whether it is what real images score, to which the metric of the same name can be held."""
+        return self.name.endswith(FLOOR)
+
+    @property
+    def is_detail(self) -> bool:
+        return DETAIL.match(self.name) is not None
+
 
 @dataclass(frozen=True)
 class Study:
@@ -65,13 +78,34 @@ class Study:
     def baselines(self) -> set[str]:
         return set(self.partner.values())
 
+    def floor(self, metric: Metric) -> float | None:
+        """What real images score where the metric has a value."""
+        found = [m.values[run] for m in self.metrics if m.name == metric.name + FLOOR for run in m.values]
+        return float(np.mean(found)) if found else None
+
     def cell(self, label: str) -> Cell:
         return next(cell for cell in self.cells if cell.label == label)
 
 
+def read_plan(folder: Path) -> dict[str, Any]:
+    """The `plan.json` of a sweep."""
+    file = folder / "plan.json"
+    try:
+        plan: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{folder} is no sweep's folder: {file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{file} is damaged: {error}; the same sweep writes it anew") from error
+    return plan
+
+
 def read_study(folder: Path, rows: pd.DataFrame) -> Study:
+    """The sweep whose plan lies in this folder."""
+    return study_of(read_plan(folder), rows)
+
+
+def study_of(plan: Mapping[str, Any], rows: pd.DataFrame) -> Study:
     """Bring a sweep's plan and its rows together."""
-    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     cells = _cells(plan)
     return Study(plan["sweep"], plan["question"], cells, _partners(plan, cells), _metrics(rows))
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import yaml
 
-from study.atomic import write_json, write_text
+from study.atomic import write_text
 from study.config import to_dict
 from study.interruption import StopRequest
 from study.launch.launcher import Launcher
@@ -80,7 +83,7 @@ def write_plan(plan: Plan, points: list[Point]) -> None:
             _make(folder, created)
         _keep_other_plan(plan)
         write_text(plan.folder / "sweep.yaml", to_yaml(plan.sweep))
-        write_json(plan.folder / "plan.json", plan.as_tree())
+        write_text(plan.folder / "plan.json", _plan_text(plan))
         for point in points:
             _make(point.directory.path, created)
             freeze(point)
@@ -96,8 +99,7 @@ def freeze(point: Point) -> None:
     text = yaml.safe_dump(to_dict(point.config), sort_keys=False)
     if directory.config.exists() and directory.config.read_text(encoding="utf-8") == text:
         return
-    claim = newest(directory.path)
-    if claim is not None and claim.held:
+    if directory.config.exists() and is_held(directory.path):
         return
     try:
         write_text(directory.config, text)
@@ -106,8 +108,22 @@ def freeze(point: Point) -> None:
             raise
 
 
-def archive(directory: RunDirectory) -> None:
-    """Set the present attempt aside, in `old-<n>/`, so that the run starts from nothing."""
+def archive(points: Sequence[Point]) -> None:
+    """Set the present attempts aside, in `old-<n>/`, so that the runs start from nothing; all of them or none."""
+    for point in points:
+        claim = newest(point.directory.path)
+        if claim is not None and claim.held:
+            raise ConfigError(f"run {point.run} is being done by {owner_of(point.directory.path)}: stop that first")
+    try:
+        for point in points:
+            if point.directory.path.exists():
+                _set_aside(point.directory)
+    except OSError as error:
+        raise ConfigError(f"{error.filename} cannot be set aside: {error.strerror}") from error
+
+
+def _set_aside(directory: RunDirectory) -> None:
+    """Checkpoints first, then the state: interrupted at any moment, it is done with its rows, or it begins anew."""
     lease = take(directory.path)
     if lease is None:
         raise ConfigError(f"run {directory.identity} is being done by {owner_of(directory.path)}: stop that first")
@@ -115,10 +131,16 @@ def archive(directory: RunDirectory) -> None:
         kept = [path for path in directory.path.iterdir() if path.name != "leases" and not path.name.startswith("old-")]
         if not kept:
             return
-        folder = directory.path / f"old-{1 + len(list(directory.path.glob('old-*')))}"
+        folder = directory.path / f"old-{_next_number(directory.path, 'old-*')}"
         folder.mkdir()
-        for path in sorted(kept, key=lambda path: path != directory.state):  # its state first: now it is no longer done
+        for path in sorted(kept, key=lambda path: (path != directory.checkpoints, path != directory.state)):
             path.rename(folder / path.name)
+
+
+def _next_number(folder: Path, pattern: str) -> int:
+    """One more than the highest among `old-1`, `plan-3.json` and the like."""
+    numbers = [int(digits[0]) for path in folder.glob(pattern) if (digits := re.findall(r"\d+", path.name))]
+    return 1 + max(numbers, default=0)
 
 
 @dataclass
@@ -132,13 +154,15 @@ class Execution:
     awaited: Container[str] = ()  # runs that jobs wait to do: their configs stay as they were submitted
     failures: int = 0
     halted: bool = False
+    ends: dict[str, State] = field(default_factory=dict)  # by run, for those that ended while we looked
     _tries: Counter[Task] = field(default_factory=Counter)
+    _told: set[Task] = field(default_factory=set)  # that somebody else is doing them
 
     def run(self, points: list[Point]) -> None:
         """Until every run is done, has failed, or the caller wants to stop."""
         if self.wishes.force:
-            for point in points:
-                archive(point.directory)
+            check_writable(self.plan.results)
+            archive(points)
         write_plan(self.plan, [point for point in points if self.wishes.force or point.run not in self.awaited])
         results = str(self.plan.results)
         tasks = [Task(results, point.run) for point in points]
@@ -156,7 +180,7 @@ class Execution:
                 elsewhere.append(outcome.task)
             elif self._should_repeat(outcome, outcome.state):
                 again.append(outcome.task)
-        return again if again else list(self._waited(elsewhere, should_stop))
+        return [*again, *elsewhere] if again else self._waited(elsewhere, should_stop)
 
     def _should_repeat(self, outcome: Outcome, state: State) -> bool:
         task = outcome.task
@@ -168,26 +192,40 @@ class Execution:
                 self.listener.note(f"{task.run} {state.failure}: {state.message}; it will continue")
                 return True
             state = give_up(task, state, self._tries[task])
+        self.ends[task.run] = state
         self.listener.ended(task, state)
         if state.status is Status.FAILED:
             self.failures += 1
             self.halted = self.halted or 0 < self.wishes.max_failures <= self.failures
         return False
 
-    def _waited(self, tasks: Iterable[Task], should_stop: Callable[[], bool]) -> Iterator[Task]:
-        """Wait for runs that others are doing; those they leave undone come back to be launched here."""
+    def _waited(self, tasks: list[Task], should_stop: Callable[[], bool]) -> list[Task]:
+        """Wait for runs that others are doing, until one of them is left undone; returns all that are, to launch."""
         for task in tasks:
-            path = task.directory.path
-            self.listener.note(f"{task.run} is being done by {owner_of(path)}: waiting")
-            while (claim := newest(path)) is not None and claim.held:
-                if should_stop():
-                    return
+            if task not in self._told:
+                self._told.add(task)
+                self.listener.note(f"{task.run} is being done by {owner_of(task.directory.path)}: waiting")
+        while tasks and not should_stop():
+            held = [task for task in tasks if is_held(task.directory.path)]
+            left = [task for task in tasks if task in held or not self._ended_elsewhere(task)]
+            if len(left) > len(held):
+                return left
+            tasks = left
+            if tasks:
                 time.sleep(POLL)
-            state = task.directory.read_state()
-            if state.status in (Status.DONE, Status.FAILED):
-                self._should_repeat(Outcome(task, state), state)
-            else:
-                yield task
+        return tasks
+
+    def _ended_elsewhere(self, task: Task) -> bool:
+        state = task.directory.read_state()
+        if state.status in (Status.DONE, Status.FAILED):
+            self._should_repeat(Outcome(task, state), state)
+            return True
+        return False
+
+
+def is_held(run: Path) -> bool:
+    claim = newest(run)
+    return claim is not None and claim.held
 
 
 def _make(folder: Path, created: list[Path]) -> None:
@@ -199,6 +237,8 @@ def _make(folder: Path, created: list[Path]) -> None:
 
 def _remove(folder: Path) -> None:
     """A folder made a moment ago, and the files put there since, unless somebody else uses it by now."""
+    if (folder / "leases").exists():
+        return
     try:
         for path in folder.iterdir():
             if path.is_file():
@@ -208,12 +248,17 @@ def _remove(folder: Path) -> None:
         log.warning("%s could not be removed: %s", folder, error.strerror)
 
 
+def _plan_text(plan: Plan) -> str:
+    return json.dumps(plan.as_tree(), indent=2, allow_nan=False) + "\n"
+
+
 def _keep_other_plan(plan: Plan) -> None:
-    """A different sweep of the same name was here: its plan stays beside the new one."""
+    """Another sweep of this name was here: its plan stays beside the new one."""
     sweep, plan_file = plan.folder / "sweep.yaml", plan.folder / "plan.json"
-    if not plan_file.exists() or not sweep.exists() or sweep.read_text(encoding="utf-8") == to_yaml(plan.sweep):
+    if not plan_file.exists() or not sweep.exists() or plan_file.read_text(encoding="utf-8") == _plan_text(plan):
         return
-    number = 1 + len(list(plan.folder.glob("plan-*.json")))
-    sweep.replace(plan.folder / f"sweep-{number}.yaml")
-    plan_file.replace(plan.folder / f"plan-{number}.json")
+    number = _next_number(plan.folder, "plan-*.json")
+    with suppress(FileNotFoundError):  # a third sweep of this name was faster
+        sweep.replace(plan.folder / f"sweep-{number}.yaml")
+        plan_file.replace(plan.folder / f"plan-{number}.json")
     log.warning("%s had another plan, kept as plan-%d.json", plan.folder, number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from study.strict import ConfigError
 SCHEMA = 1  # raise when the index holds other columns: older ones are then rebuilt
 ROW_COLUMNS = ("run", "metric", "value", "low", "high", "n", "units", "protocol", "provenance", "stamp")
 RUN_COLUMNS = ("run", "stamp", "rows", "status", "failure", "attempts")
+UNREADABLE = {"status": "damaged", "attempts": 0}
 SOURCES = ("rows.jsonl", "state.json", "config.yaml")
 
 
@@ -34,18 +35,21 @@ class Frames:
     runs: pd.DataFrame
 
 
-def load(path: str | Path) -> pd.DataFrame:
-    """Every row of a store, or of one sweep in it, with the config keys that differ between its runs as columns."""
-    frames, wanted = _frames(path)
+def load(path: str | Path, identities: Sequence[str] | None = None) -> pd.DataFrame:
+    """Every row of a store, or of one sweep in it, with the config keys that differ between its runs as columns.
+
+    `identities` are the sweep's runs, for who does not want to rely on what `plan.json` says at this moment.
+    """
+    frames, wanted = _frames(path, identities)
     rows = _in_order(frames.rows, wanted).drop(columns=["stamp"])
     runs = _runs(frames, wanted)
     joined = rows.merge(runs.drop(columns=["attempts"]), on="run", how="left")
     return _with_provenance(joined).reset_index(drop=True)
 
 
-def runs(path: str | Path) -> pd.DataFrame:
+def runs(path: str | Path, identities: Sequence[str] | None = None) -> pd.DataFrame:
     """One line per run, finished or not: its status, its failure, and the config keys that differ."""
-    frames, wanted = _frames(path)
+    frames, wanted = _frames(path, identities)
     found = _runs(frames, wanted)
     absent = pd.DataFrame({"run": [run for run in wanted if run not in set(found["run"])], "status": "pending"})
     return pd.concat([found, absent], ignore_index=True) if len(absent) else found
@@ -84,13 +88,18 @@ def index(results: Path) -> Frames:
 
 def sweep_runs(folder: Path) -> list[str]:
     """The runs that a sweep means, in its order."""
-    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    return [point["run"] for point in plan["points"]]
+    file = folder / "plan.json"
+    try:
+        return [point["run"] for point in json.loads(file.read_text(encoding="utf-8"))["points"]]
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{file} is damaged: {error}; the same sweep writes it anew") from error
 
 
-def _frames(path: str | Path) -> tuple[Frames, list[str]]:
+def _frames(path: str | Path, identities: Sequence[str] | None = None) -> tuple[Frames, list[str]]:
     """The whole index, and which of its runs `path` means."""
     folder = Path(path)
+    if identities is not None:
+        return index(folder.parent), list(identities)
     if (folder / "plan.json").exists():
         return index(folder.parent), sweep_runs(folder)
     if not (folder / "runs").is_dir():
@@ -134,7 +143,8 @@ def _stamps(folder: Path) -> dict[str, str]:
     """What each run's files looked like; a file that is replaced looks different."""
     if not folder.is_dir():
         return {}
-    return {entry.name: _stamp(entry.path) for entry in os.scandir(folder) if entry.is_dir()}
+    entries = (entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    return {entry.name: _stamp(entry.path) for entry in entries}
 
 
 def _stamp(folder: str) -> str:
@@ -153,9 +163,13 @@ def _collect(results: Path, stamps: Mapping[str, str]) -> Frames:
     found: list[dict[str, Any]] = []
     for run, stamp in stamps.items():
         folder = results / "runs" / run
-        own = [{**_row_record(row), "stamp": stamp} for row in read_rows(folder / "rows.jsonl")]
+        try:
+            own = [{**_row_record(row), "stamp": stamp} for row in read_rows(folder / "rows.jsonl")]
+            facts = {**_state(folder), **_config(folder)}
+        except (ValueError, OSError, yaml.YAMLError) as error:  # one damaged run hides no other
+            own, facts = [], {**UNREADABLE, "failure": f"cannot be read: {' '.join(str(error).split())}"}
         rows += own
-        found.append({"run": run, "stamp": stamp, "rows": len(own), **_state(folder), **_config(folder)})
+        found.append({"run": run, "stamp": stamp, "rows": len(own), **facts})
     return Frames(pd.DataFrame(rows, columns=list(ROW_COLUMNS)), pd.DataFrame(found, columns=_columns(found)))
 
 

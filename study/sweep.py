@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # --help must not wait for torch
     from study.launch.config import SlurmConfig
     from study.launch.work import Work
     from study.plan import Plan, Point
+    from study.run_directory import State
     from study.sweep_file import Sweep
 
 STOPPED = 130
@@ -124,8 +125,9 @@ def _carry_out(plan: Plan, wishes: Wishes, work: Work, resubmit: bool) -> int:
         config = InlineConfig()
     launcher = make_launcher(config, work)
     with watching(plan, launcher, len(points)) as listener:
-        Execution(plan, launcher, wishes, listener).run(points)
-    return _conclude(plan)
+        execution = Execution(plan, launcher, wishes, listener)
+        execution.run(points)
+    return _conclude(plan, execution.ends)
 
 
 def _on_cluster(plan: Plan, wishes: Wishes, config: SlurmConfig, points: list[Point], resubmit: bool) -> int:
@@ -136,29 +138,33 @@ def _on_cluster(plan: Plan, wishes: Wishes, config: SlurmConfig, points: list[Po
 
     launcher = Slurm(config, plan.folder, resubmit)
     with watching(plan, launcher, len(points) if config.wait else 0) as listener:
-        Execution(plan, launcher, wishes, listener, launcher.awaited()).run(points)
+        execution = Execution(plan, launcher, wishes, listener, launcher.awaited())
+        execution.run(points)
     if config.wait:
-        return _conclude(plan)
+        return _conclude(plan, execution.ends)
     print("\n".join(launcher.report()))
     return 0
 
 
-def _conclude(plan: Plan) -> int:
-    """Say what came out, and what did not."""
+def _conclude(plan: Plan, ends: Mapping[str, State]) -> int:
+    """Say what came out, and what did not; `ends` knows of what could not even be written down."""
     from study.answer import answer
     from study.plan import Standing, standing
+    from study.run_directory import Status
 
     stands = [(point, *standing(point)) for point in plan.points]
     undone = [(point, state) for point, stand, state in stands if stand is not Standing.DONE]
     if len(undone) < len(plan.points):
-        print(answer(plan.folder))
+        print(answer(plan.folder, plan.as_tree()))
     for point, state in undone:
-        reason = f"{state.failure}: {state.message}" if state.failure else "not done"
+        end = state if state.failure else ends.get(point.run, state)
+        reason = f"{end.failure}: {end.message}" if end.failure else "not done"
         print(f"{plan.label(point)}  {point.run}  {reason}", file=sys.stderr)
     if not undone:
         return 0
     print(f"{len(undone)} of {len(plan.points)} runs are not done; the same command continues", file=sys.stderr)
-    failed = any(stand is Standing.FAILED for _, stand, _ in stands)
+    failed = {point.run for point, stand, _ in stands if stand is Standing.FAILED}
+    failed |= {point.run for point, _ in undone if point.run in ends and ends[point.run].status is Status.FAILED}
     return 1 if failed else STOPPED
 
 

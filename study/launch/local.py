@@ -17,8 +17,10 @@ from pathlib import Path
 from study.launch.config import LocalConfig
 from study.launch.work import Outcome, Task, Work, record_death
 from study.launch.worker import RESEND, begin, do
+from study.lease import LOST
 from study.run_directory import Failure
 
+UNTOLD = 255  # exit code of a process whose end the fork server could not report, for it had died itself
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -89,6 +91,7 @@ class Slot:
 
     def __init__(self, work: Work, threads: int, device: str | None) -> None:
         self.task: Task | None = None
+        self.device = device
         self._beginning = (work, threads, device)
         self._executor: ProcessPoolExecutor | None = None
         self._process: BaseProcess | None = None
@@ -101,6 +104,8 @@ class Slot:
         except BrokenProcessPool:
             process = self._process
             self.close()  # waits for the process: before that, its exit code may be read by two threads at once
+            if process is not None and process.exitcode == LOST:
+                return Outcome(task, None)
             failure, message = autopsy(process, killed_for_memory() > out_of_memory)
             return record_death(task, failure, message)
         finally:
@@ -132,6 +137,8 @@ def autopsy(process: BaseProcess | None, out_of_memory: bool) -> tuple[Failure, 
     code = process.exitcode if process is not None else None
     if code is None:
         return Failure.KILLED, "the worker process died as it started"
+    if code == UNTOLD:
+        return Failure.KILLED, "the worker process died, and the server it came from with it"
     if code >= 0:
         return Failure.BUG, f"the worker process left with exit code {code}"
     name = signal.Signals(-code).name
@@ -150,9 +157,10 @@ def visible_gpus() -> list[str]:
     """Names by which CUDA_VISIBLE_DEVICES selects each GPU."""
     import torch
 
+    count = torch.cuda.device_count()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = chosen.split(",") if chosen else [str(index) for index in range(torch.cuda.device_count())]
-    return names[: torch.cuda.device_count()]
+    names = [name.strip() for name in chosen.split(",")] if chosen else [str(index) for index in range(count)]
+    return names[:count]
 
 
 def killed_for_memory() -> int:

@@ -44,23 +44,35 @@ class Outcome:
 
 
 def perform(task: Task, work: Work) -> Outcome:
-    """One try at a task in this process."""
+    """One try at a task in this process; never an error, or it would take the other runs with it."""
     directory = task.directory
-    lease = take(directory.path)
-    if lease is None:
-        return Outcome(task, None)
-    with lease:
-        return Outcome(task, do_leased(directory, work))
+    try:
+        lease = take(directory.path)
+        if lease is None:
+            return Outcome(task, None)
+        with lease:
+            return Outcome(task, do_leased(directory, work))
+    except OSError as error:
+        return Outcome(task, _unrecorded(error))
+
+
+def _unrecorded(error: OSError) -> State:
+    """The end of a try that could not even be written down."""
+    where = f" ({error.filename})" if error.filename else ""
+    return State(Status.FAILED, failure=Failure.STORAGE, message=f"{error.strerror or error}{where}")
 
 
 def do_leased(directory: RunDirectory, work: Work) -> State:
     """The try itself, by whoever has the lease."""
-    state = directory.read_state()
+    state = State()
     try:
+        state = directory.read_state()
         config = load_config(directory.config)
         return work(replace(config, results=str(directory.path.parent.parent)))
     except ConfigError as error:
         failure, message = Failure.BAD_CONFIG, str(error)
+    except OSError as error:
+        failure, message = Failure.STORAGE, str(_unrecorded(error).message)
     except Exception as error:
         failure, message = Failure.BUG, next(iter(str(error).splitlines()), type(error).__name__)
         with log_file(directory.log):
@@ -73,21 +85,24 @@ def do_leased(directory: RunDirectory, work: Work) -> State:
 
 def record_death(task: Task, failure: Failure, message: str) -> Outcome:
     """Note on behalf of a process that died how its run ended."""
-    directory = task.directory
-    lease = take(directory.path)
-    if lease is None:
-        return Outcome(task, None)
-    with lease:
-        state = directory.read_state()
-        if state.status is Status.DONE:
-            return Outcome(task, state)
-        begun = state.status is Status.RUNNING  # else it died before it counted its attempt
-        attempts = state.attempts + (not begun)
-        status = Status.PENDING if failure in CONTINUED else Status.FAILED
-        return Outcome(
-            task,
-            directory.write_state(state, status=status, attempts=attempts, failure=failure, message=message),
-        )
+    try:
+        lease = take(task.directory.path)
+        if lease is None:
+            return Outcome(task, None)
+        with lease:
+            return Outcome(task, _died(task.directory, failure, message))
+    except OSError as error:
+        return Outcome(task, _unrecorded(error))
+
+
+def _died(directory: RunDirectory, failure: Failure, message: str) -> State:
+    state = directory.read_state()
+    if state.status is Status.DONE:
+        return state
+    begun = state.status is Status.RUNNING  # else it died before it counted its attempt
+    attempts = state.attempts + (not begun)
+    status = Status.PENDING if failure in CONTINUED else Status.FAILED
+    return directory.write_state(state, status=status, attempts=attempts, failure=failure, message=message)
 
 
 def amend(task: Task, failure: Failure, message: str, status: Status) -> None:
@@ -103,12 +118,15 @@ def amend(task: Task, failure: Failure, message: str, status: Status) -> None:
 
 def give_up(task: Task, state: State, tries: int) -> State:
     """A run that never ends by itself counts as failed, until somebody asks for another try."""
-    lease = take(task.directory.path)
-    if lease is None:
-        return state
-    with lease:
-        message = f"{state.message} ({tries} tries)"
-        return task.directory.write_state(state, status=Status.FAILED, message=message)
+    message = f"{state.message} ({tries} tries)"
+    try:
+        lease = take(task.directory.path)
+        if lease is None:
+            return state
+        with lease:
+            return task.directory.write_state(state, status=Status.FAILED, message=message)
+    except OSError as error:
+        return _unrecorded(error)
 
 
 def owner_of(run: Path) -> str:

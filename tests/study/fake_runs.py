@@ -116,3 +116,10 @@ def stubborn(config: RunConfig) -> State:
         for _ in range(600):
             time.sleep(0.1)
     return directory.read_state()
+
+
+def telling_its_gpu(config: RunConfig) -> State:
+    """Slow enough for two workers to share three runs."""
+    state = work(config, pause=0.05)
+    RunDirectory.of(config).log.write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"), encoding="utf-8")
+    return state
