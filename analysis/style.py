@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
@@ -103,7 +104,7 @@ def drawing(make: Callable[Drawing, Figure]) -> Callable[Drawing, Figure]:
 def sentence(text: str, width: float = 7.0) -> Figure:
     """A figure that says why there is none."""
     figure, axes = canvas(width=width, height=1.0)
-    say(axes, text, columns=int(width * 15))
+    say(axes, text, columns=int(width * 12))
     return figure
 
 
@@ -157,14 +158,40 @@ def colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
-def plain_log(axes: Axes, which: str, ticks: Sequence[float]) -> None:
-    """A logarithmic axis with these ticks, in ordinary numbers."""
+def caption(figure: Figure, text: str) -> None:
+    """How to read the figure, in small letters under it."""
+    columns = int(figure.get_figwidth() * 17)
+    figure.supxlabel("\n".join(textwrap.wrap(text, columns)), x=0.01, ha="left", fontsize=7.5, color=GREY)
+
+
+def wrapped(text: str, columns: int = 26, lines: int = 3) -> str:
+    """A long name on several lines."""
+    return "\n".join(textwrap.wrap(text, columns, max_lines=lines, placeholder=" ...")) or text
+
+
+def plain_log(axes: Axes, which: str, ticks: Sequence[float] | None = None) -> None:
+    """A logarithmic axis in ordinary numbers, at these ticks or at 1, 2, 5 of every decade in view, thinned out."""
     getattr(axes, f"set_{which}scale")("log")
+    if ticks is None:
+        low, high = sorted(axes.get_xlim() if which == "x" else axes.get_ylim())
+        ticks = log_ticks(low, high)
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_ticks(list(ticks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axis.set_minor_formatter(NullFormatter())
     axis.set_minor_locator(NullLocator())
+
+
+def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = [step * 10.0**decade for decade in decades for step in steps]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) <= most:
+            break
+    if len(inside) < 3:  # less than a decade in view
+        inside = [tick for tick in MaxNLocator(most - 1).tick_values(low, high) if low <= tick <= high]
+    return inside[:: math.ceil(len(inside) / most) or 1]
 
 
 def short(value: float) -> str:
@@ -244,8 +271,14 @@ PLACES: tuple[tuple[float, float, Side], ...] = (
     (-6, 0, "right"),
     (0, 9, "center"),
     (0, -9, "center"),
-    (6, 9, "left"),
-    (-6, -9, "right"),
+    (5, 8, "left"),
+    (5, -8, "left"),
+    (-5, 8, "right"),
+    (-5, -8, "right"),
+    (9, 16, "left"),
+    (9, -16, "left"),
+    (-9, 16, "right"),
+    (-9, -16, "right"),
 )
 
 
@@ -278,7 +311,7 @@ def _settle(axes: Axes, note: Annotation, taken: Sequence[Bbox]) -> Bbox:
         box = note.get_window_extent()
         hits = sum(box.overlaps(other) for other in taken)
         outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
-        cost = hits + 3 * outside
+        cost = hits + 8 * outside
         if best is None or cost < best[0]:
             best = (cost, x, y, side, box)
     assert best is not None
