@@ -226,10 +226,23 @@ def join(timeout: float | None = None) -> Iterator[Ranks]:
     _current = Ranks(ranks.rank, ranks.world_size, ranks.local_rank, ranks.timeout, own)
     try:
         yield _current
+        _part(_current)
     finally:
         _current = Ranks()
         done.set()
         dist.destroy_process_group()
+
+
+def _part(ranks: Ranks) -> None:
+    """Rank 0, with whom the store goes, leaves last; for the dead it does not wait."""
+    assert ranks.store is not None
+    with suppress(LostRankError, dist.DistError, RuntimeError):
+        ranks.store.set(f"left/{ranks.rank}", "")
+        heard = _Heard(ranks.store, ranks.world_size, LAST_WORDS)
+        left = [f"left/{rank}" for rank in range(ranks.world_size)]
+        while ranks.is_first and not ranks.store.check(left):
+            heard.check()
+            time.sleep(POLL)
 
 
 def _beat(store: Store, rank: int, done: threading.Event) -> None:

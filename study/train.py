@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -26,6 +27,11 @@ from study.provenance import cpu_features
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CPU_UNITS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
 ALONE = Ranks()
+SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")  # the second is its name before torch 2.15
+    if name in signature(DistributedDataParallel.__init__).parameters
+)
 VALIDATION_SEED = 0  # the same noise for every run, whatever its seed
 
 
@@ -285,7 +291,7 @@ def new_network(config: RunConfig) -> Denoiser:
 def new_parallel(network: nn.Module, device: torch.device) -> DistributedDataParallel:
     """The network with its gradients averaged over ranks. No buffer of ours changes in training."""
     ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=True, **{SYNC_BUFFERS: False})
 
 
 def check_batch(batch: int, ranks: Ranks) -> None:
