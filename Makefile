@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY := sweeps/ablate_M.yaml
 
-.PHONY: study test check clean
+.PHONY: study test notebooks check clean
 
 study: $(VENV)/installed
 	$(BIN)/python -m study.sweep $(STUDY)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+notebooks: $(VENV)/installed-dev
+	$(BIN)/python -m analysis.notebooks
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -123,16 +123,6 @@ def encode(figure: Figure, kind: Format = "png", dpi: int = 110) -> bytes:
     return file.getvalue()
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A figure in a notebook: the picture, and as its text a digest of what is drawn, by which a stale one is told."""
-
-    figure: Figure
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        return {"image/png": encode(self.figure), "text/plain": describe(self.figure)}
-
-
 def describe(figure: Figure) -> str:
     """What is drawn, in words and as a digest of the numbers to four digits."""
     titles = [axes.get_title(loc="left") or axes.get_ylabel() for axes in figure.axes]
