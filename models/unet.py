@@ -15,14 +15,12 @@ from torch import Tensor, cat, nn
 from models.denoiser import Denoiser, DenoiserConfig, register, require, require_choice
 from models.layers.embeddings import timestep_embedding
 from models.layers.unet_blocks import (
-    NORM_GROUPS,
     AttentionBlock,
     Downsample,
     ResBlock,
     SpatialTransformer,
     Upsample,
     conv3x3,
-    group_norm,
     zeroed,
 )
 from models.macs import Macs, attention, conv2d, linear
@@ -42,6 +40,7 @@ class UNetConfig(DenoiserConfig):
     resample: str = "resblock"  # between levels: inside a residual block, or by a convolution (conv)
     modulation: str = "scale_shift"  # how time and label enter a residual block: scale_shift or add
     context_width: int = 512  # of the label's token under attention=transformer
+    norm_groups: int = 32  # with one channel per group, a bias before a norm does nothing
     dropout: float = 0.0  # before the last convolution of every residual block
 
     def __post_init__(self) -> None:
@@ -54,19 +53,23 @@ class UNetConfig(DenoiserConfig):
         require_choice("attention_order", self.attention_order, ("legacy", "new"))
         require_choice("resample", self.resample, ("resblock", "conv"))
         require_choice("modulation", self.modulation, ("scale_shift", "add"))
-        for field in ("width", "res_blocks", "context_width"):
+        for field in ("width", "res_blocks", "context_width", "norm_groups"):
             require(getattr(self, field) > 0, field, getattr(self, field), "a positive integer")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
-        grouped = [mult > 0 and self.width * mult % NORM_GROUPS == 0 for mult in self.channel_mult]
-        valid = f"multipliers that make width={self.width} a multiple of {NORM_GROUPS} (group norm)"
+        grouped = [mult > 0 and self.width * mult % self.norm_groups == 0 for mult in self.channel_mult]
+        valid = f"multipliers that make width={self.width} a multiple of norm_groups={self.norm_groups}"
         require(bool(grouped) and all(grouped), "channel_mult", self.channel_mult, valid)
         self._check_factors()
         self._check_heads()
         self._area(self.size)
 
     def idle(self) -> set[str]:
-        own = {"attention_order"} if self.attention == "transformer" else {"context_width"}
-        return super().idle() | own | (set() if self.classes else {"context_width"})
+        idle = super().idle()
+        if self.attention == "self" or not self.classes:
+            idle.add("context_width")
+        if self.attention == "transformer" or all(self.heads_at(width) == 1 for width in self.attended_widths):
+            idle.add("attention_order")
+        return idle
 
     def _check_factors(self) -> None:
         known = [2**level for level in range(len(self.channel_mult))]
@@ -79,14 +82,18 @@ class UNetConfig(DenoiserConfig):
         require(given == 1, "heads", self.heads, f"None exactly when head_width={self.head_width!r} is given")
         field = "head_width" if self.heads is None else "heads"
         value = getattr(self, field)
-        attended = {*(self.widths[factor.bit_length() - 1] for factor in self.attention_factors), self.widths[-1]}
-        divides = value > 0 and all(width % value == 0 for width in attended)
-        require(divides, field, value, f"a divisor of the attended widths {sorted(attended)}")
+        divides = value > 0 and all(width % value == 0 for width in self.attended_widths)
+        require(divides, field, value, f"a divisor of the attended widths {self.attended_widths}")
 
     @property
     def widths(self) -> list[int]:
         """Channels of each level, finest first."""
         return [int(self.width * mult) for mult in self.channel_mult]
+
+    @property
+    def attended_widths(self) -> list[int]:
+        """Distinct channel counts at which there is attention, fewest first."""
+        return sorted({*(self.widths[factor.bit_length() - 1] for factor in self.attention_factors), self.widths[-1]})
 
     def heads_at(self, width: int) -> int:
         return self.heads or width // (self.head_width or width)
@@ -235,7 +242,8 @@ def make_layer(layer: Layer, config: UNetConfig) -> nn.Module:
         case "up" if config.resample == "conv":
             return Upsample(layer.outputs)
     scale_shift, resample = config.modulation == "scale_shift", "none" if layer.kind == "res" else layer.kind
-    return ResBlock(layer.inputs, layer.outputs, 4 * config.width, resample, scale_shift, config.dropout)
+    emb_width, groups = 4 * config.width, config.norm_groups
+    return ResBlock(layer.inputs, layer.outputs, emb_width, groups, resample, scale_shift, config.dropout)
 
 
 def label_embedding(config: UNetConfig, width: int) -> nn.Embedding:
@@ -246,15 +254,15 @@ def label_embedding(config: UNetConfig, width: int) -> nn.Embedding:
 
 
 def make_attention(width: int, config: UNetConfig) -> nn.Module:
-    heads = config.heads_at(width)
+    heads, groups = config.heads_at(width), config.norm_groups
     if config.attention == "transformer":
-        return SpatialTransformer(width, heads, config.context_width if config.classes else width)
-    return AttentionBlock(width, heads, config.attention_order)
+        return SpatialTransformer(width, heads, config.context_width if config.classes else width, groups)
+    return AttentionBlock(width, heads, config.attention_order, groups)
 
 
 ADM = UNetConfig(size=(256, 256), channels=3, latent_factor=1, class_dropout=0.0, width=256, head_width=64)
 LDM = UNetConfig(learn_sigma=False, attention="transformer", resample="conv", modulation="add", width=256)
-TOY = UNetConfig(size=(8, 8), channels=1, classes=10, learn_sigma=False, latent_factor=1)
+TOY = UNetConfig(size=(8, 8), channels=1, classes=10, learn_sigma=False, latent_factor=1, norm_groups=8)
 
 SIZES: dict[str, UNetConfig] = {
     "adm-64": replace(
@@ -304,7 +312,9 @@ class UNet(Denoiser):
         self.input_blocks = nn.ModuleList(Stage(layers, config) for layers in plan.descent)
         self.middle_block = Stage(plan.bottom, config)
         self.output_blocks = nn.ModuleList(Stage(layers, config) for layers in plan.ascent)
-        self.out = nn.Sequential(group_norm(first), nn.SiLU(), zeroed(conv3x3(first, config.out_channels)))
+        self.out = nn.Sequential(
+            nn.GroupNorm(config.norm_groups, first), nn.SiLU(), zeroed(conv3x3(first, config.out_channels))
+        )
         if config.classes and config.attention == "transformer":
             self.label_context = label_embedding(config, config.context_width)
 

@@ -7,12 +7,7 @@ from typing import Literal, TypeVar
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, gelu, interpolate, scaled_dot_product_attention
 
-NORM_GROUPS = 32
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
-
-
-def group_norm(width: int, eps: float = 1e-5) -> nn.GroupNorm:
-    return nn.GroupNorm(NORM_GROUPS, width, eps=eps)
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -55,16 +50,17 @@ class ResBlock(nn.Module):
         inputs: int,
         outputs: int,
         emb_width: int,
+        norm_groups: int,
         resample: Literal["none", "down", "up"] = "none",
         scale_shift: bool = True,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.resample, self.scale_shift = resample, scale_shift
-        self.in_layers = nn.Sequential(group_norm(inputs), nn.SiLU(), conv3x3(inputs, outputs))
+        self.in_layers = nn.Sequential(nn.GroupNorm(norm_groups, inputs), nn.SiLU(), conv3x3(inputs, outputs))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_width, 2 * outputs if scale_shift else outputs))
         self.out_layers = nn.Sequential(
-            group_norm(outputs), nn.SiLU(), nn.Dropout(dropout), zeroed(conv3x3(outputs, outputs))
+            nn.GroupNorm(norm_groups, outputs), nn.SiLU(), nn.Dropout(dropout), zeroed(conv3x3(outputs, outputs))
         )
         self.skip_connection = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
@@ -93,10 +89,10 @@ class AttentionBlock(nn.Module):
     The two packings of `qkv` have the same shape: a checkpoint read in the wrong order loads and is silently wrong.
     """
 
-    def __init__(self, width: int, heads: int, order: str) -> None:
+    def __init__(self, width: int, heads: int, order: str, norm_groups: int) -> None:
         super().__init__()
         self.heads, self.order = heads, order
-        self.norm = group_norm(width)
+        self.norm = nn.GroupNorm(norm_groups, width)
         self.qkv = nn.Conv1d(width, 3 * width, 1)
         self.proj_out = zeroed(nn.Conv1d(width, width, 1))
 
@@ -172,9 +168,9 @@ class SpatialTransformer(nn.Module):
     a projection of the label, and its `to_q`, `to_k` and `norm2` receive zero gradients.
     """
 
-    def __init__(self, width: int, heads: int, context_width: int) -> None:
+    def __init__(self, width: int, heads: int, context_width: int, norm_groups: int) -> None:
         super().__init__()
-        self.norm = group_norm(width, eps=1e-6)
+        self.norm = nn.GroupNorm(norm_groups, width, eps=1e-6)
         self.proj_in = nn.Conv2d(width, width, 1)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(width, heads, context_width)])
         self.proj_out = zeroed(nn.Conv2d(width, width, 1))

@@ -113,6 +113,19 @@ class MixedBatchToy(Toy):
         return super().denoise(x - x.mean(0), t, y)
 
 
+class DeadBiasToy(Toy):
+    """Normalises each channel over pixels, which removes the bias before it but for rounding."""
+
+    def __init__(self, config: ToyConfig) -> None:
+        super().__init__(config)
+        self.before = nn.Conv2d(config.channels, 4, 1)
+        self.norm = nn.GroupNorm(4, 4)
+
+    def denoise(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        normed = self.norm(self.before(x)).mean(1, keepdim=True)
+        return super().denoise(x + normed, t, y)
+
+
 class MiscountedToy(Toy):
     """Does a product its config does not own up to."""
 
@@ -147,6 +160,7 @@ def test_toy_conforms_with_no_edit_elsewhere(as_backbone: Callable[[type[Denoise
         (DeafToy, conformance.asks_time_and_label_matter),
         (NullTwinToy, conformance.asks_time_and_label_matter),
         (StaleToy, conformance.asks_checkpoint_round_trip),
+        (DeadBiasToy, conformance.asks_gradient_to_every_parameter),
         (MixedBatchToy, conformance.asks_independent_images),
         (MiscountedToy, conformance.asks_macs),
     ],
@@ -156,3 +170,13 @@ def test_liar_is_caught(as_backbone: Callable[[type[Denoiser]], str], liar: type
     name = as_backbone(liar)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         question(name, named_config(name))
+
+
+def test_a_dead_bias_has_a_gradient_of_rounding_noise(as_backbone: Callable[[type[Denoiser]], str]) -> None:
+    """A question that asked for any gradient but zero would believe it; one live channel more, and it is none."""
+    name = as_backbone(DeadBiasToy)
+    model, batch = conformance.awake(named_config(name), name), conformance.inputs(named_config(name))
+    model(*batch).square().sum().backward()
+    assert 0 < model.before.bias.grad.abs().max() < 1e-3 * model.before.weight.grad.abs().max()
+    with pytest.raises(AssertionError, match=r"^before\.bias has a zero gradient, but for rounding"):
+        conformance.asks_gradient_to_every_parameter(name, named_config(name))

@@ -55,6 +55,7 @@ ALTERNATIVES: dict[str, dict[str, Any]] = {
         "resample": "conv",
         "modulation": "add",
         "context_width": 24,
+        "norm_groups": 4,
         "dropout": 0.5,
     },
 }
@@ -64,6 +65,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *(("dis", {key: value}) for key, value in (("depth", 1), ("condition", "adaln"), ("classes", 0))),
     *(("unet", {key: value}) for key, value in (("attention", "transformer"), ("classes", 0))),
     ("unet", {"attention": "transformer", "classes": 0}),
+    ("unet", {"channel_mult": (1, 1), "head_width": 32}),  # one head: nothing to order
+    ("unet", {"head_width": 32, "attention_factors": (1, 2)}),  # one head at one width, two at the other
     ("dit", {"classes": 0}),
     *((name, {}) for name in ALTERNATIVES),
 ]

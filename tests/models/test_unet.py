@@ -37,7 +37,8 @@ GMACS = {
 TINY = SIZES["tiny"]
 TINY_LDM = replace(
     TINY,
-    width=64,  # two channels per group: with one, the norm would remove what `add` adds
+    width=64,
+    norm_groups=32,
     attention="transformer",
     resample="conv",
     modulation="add",
@@ -89,7 +90,7 @@ def test_the_other_attention_order_loads_but_is_wrong() -> None:
 
 
 def test_attention_orders_differ_by_a_permutation_of_the_packed_rows() -> None:
-    legacy, new, heads, width = AttentionBlock(64, 4, "legacy"), AttentionBlock(64, 4, "new"), 4, 64
+    legacy, new, heads, width = AttentionBlock(64, 4, "legacy", 8), AttentionBlock(64, 4, "new", 8), 4, 64
     for parameter in legacy.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     new.load_state_dict(legacy.state_dict())
@@ -101,7 +102,7 @@ def test_attention_orders_differ_by_a_permutation_of_the_packed_rows() -> None:
 
 def test_spatial_transformer_equals_latent_diffusion() -> None:
     parity = load_parity("ldm_spatial_transformer")
-    block = SpatialTransformer(width=32, heads=int(parity.tensor("heads")), context_width=24)
+    block = SpatialTransformer(width=32, heads=int(parity.tensor("heads")), context_width=24, norm_groups=32)
     block.load_state_dict(parity.params)
     with torch.no_grad():
         assert_forward(block(**parity.inputs), parity.outputs["y"])
@@ -261,8 +262,10 @@ def test_lists_from_a_config_file_mean_the_same_config() -> None:
         ("size", (8, 9), r"size=\(8, 9\) is not valid: must be divisible by 2"),
         ("size", (6, 6, 6), r"size=\(6, 6, 6\) is not valid"),
         ("width", 0, "width=0 is not valid: must be a positive integer"),
-        ("width", 40, r"channel_mult=\(1, 2\) is not valid: must be multipliers that make width=40 a multiple of 32"),
-        ("channel_mult", (1, 1.25), r"channel_mult=\(1, 1.25\) is not valid"),
+        ("width", 36, r"channel_mult=\(1, 2\) is not valid: must be .* that make width=36 a multiple of norm_groups=8"),
+        ("norm_groups", 12, r"channel_mult=\(1, 2\) is not valid: must be .* width=32 a multiple of norm_groups=12"),
+        ("norm_groups", 0, "norm_groups=0 is not valid: must be a positive integer"),
+        ("channel_mult", (1, 1.3), r"channel_mult=\(1, 1.3\) is not valid"),
         ("channel_mult", (), r"channel_mult=\(\) is not valid"),
         ("channel_mult", (1, -1), r"channel_mult=\(1, -1\) is not valid"),
         ("res_blocks", 0, "res_blocks=0 is not valid: must be a positive integer"),
