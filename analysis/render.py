@@ -113,13 +113,15 @@ def latex_document(frames: Sequence[pd.DataFrame]) -> str:
 def html(frame: pd.DataFrame) -> str:
     """A figure with caption and table; numbers carry their value for sorting."""
     shown = _set_bold(texts(frame).map(escape), frame, "<b>{}</b>")
-    heads = "".join(f'<th scope="col"{_class(str(name), frame)}>{escape(str(name))}</th>' for name in shown)
-    lines = [
-        "<tr>" + "".join(_html_cell(frame, str(name), place, text) for name, text in zip(shown, line, strict=True))
-        for place, line in enumerate(shown.itertuples(index=False))
+    right = [' class="number"' if name in _right(frame) else "" for name in shown]
+    heads = [f'<th scope="col"{kind}>{escape(str(name))}</th>' for name, kind in zip(shown, right, strict=True)]
+    cells = [
+        [f"<td{kind}{_sort_key(value)}>{text}</td>" for value, text in zip(frame[name], shown[name], strict=True)]
+        for name, kind in zip(shown, right, strict=True)
     ]
-    rows = "\n".join(f"{line}</tr>" for line in lines)
-    grid = f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n" if lines else ""
+    lines = [f"<tr>{''.join(line)}</tr>" for line in zip(*cells, strict=True)]
+    head, body = "".join(heads), "\n".join(lines)
+    grid = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n" if lines else ""
     told = "".join(f"<p>{escape(note)}</p>\n" for note in notes(frame))
     return f'<figure class="table">\n<figcaption>{escape(title(frame))}</figcaption>\n{grid}{told}</figure>\n'
 
@@ -146,14 +148,8 @@ def latex_safe(text: str) -> str:
     return re.sub(r"[^\x20-\x7e\xa0-\xff]", "?", written)
 
 
-def _html_cell(frame: pd.DataFrame, name: str, place: int, text: str) -> str:
-    value = frame[name].iloc[place]
-    number = f' data-value="{float(value):.12g}"' if _is_number(value) else ""
-    return f"<td{_class(name, frame)}{number}>{text}</td>"
-
-
-def _class(name: str, frame: pd.DataFrame) -> str:
-    return ' class="number"' if name in _right(frame) else ""
+def _sort_key(value: Any) -> str:
+    return f' data-value="{float(value):.12g}"' if _is_number(value) else ""
 
 
 def _set_bold(shown: pd.DataFrame, frame: pd.DataFrame, form: str) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.compute import at_equal_compute
 from analysis.published import published
 from analysis.render import table
-from analysis.rows import CannotShowError, Rows
+from analysis.rows import FINISHED, CannotShowError, Rows
 from study.comparison import Cell, Estimate, Metric, Study, differences, mean_of, spread
 from study.stats import holm, minimum_detectable_difference, pareto_front, t_quantile, two_sided_p
 
@@ -46,15 +46,16 @@ def equal_compute(rows: Rows, metric: str = "val_loss") -> pd.DataFrame:
 def spent(rows: Rows) -> pd.DataFrame:
     """Per cell what it is and what it took, in means over its runs; a failed one with its reason."""
     found, refused = _chosen(rows, tuple(name for name in COSTS if any(m.name == name for m in rows.study.metrics)))
-    lines = []
+    lines, missing = [], _missing(rows)
     for cell in rows.study.cells:
         means = {COSTS[metric.name]: mean_of(cell, metric) for metric in found}
         lines.append({"point": cell.label, **{k: m.mean if m else math.nan for k, m in means.items()}})
-        lines[-1]["missing"] = rows.missing(cell)
-    frame = pd.DataFrame(lines)
-    shown = frame.drop(columns="missing") if len(frame) and not frame["missing"].any() else frame
-    told = _once([*rows.remarks, *refused, "images/s: of this machine, training alone."])
-    return table(shown, f"{rows.name}: what the points cost", told, formats={"params": ",.0f", "images/s": ".0f"})
+        lines[-1] |= {"missing": missing.get(cell.label, "")} if missing else {}
+    speed = ["images/s: of this machine, training alone."] if any(m.name == "images_per_second" for m in found) else []
+    told = _once([*rows.remarks, *refused, *speed])
+    return table(
+        pd.DataFrame(lines), f"{rows.name}: what the points cost", told, formats={"params": ",.0f", "images/s": ".0f"}
+    )
 
 
 def pareto(rows: Rows, metric: str = "val_loss", cost: str = "gmacs") -> pd.DataFrame:
@@ -164,13 +165,13 @@ def _default(rows: Rows) -> list[str]:
 def _compared(rows: Rows, study: Study, metrics: Iterable[Metric], heading: str, told: Sequence[str]) -> pd.DataFrame:
     lines: list[dict[str, object]] = []
     bold: list[tuple[int, str]] = []
-    remarks = [*rows.remarks, *told]
+    remarks, missing = [*rows.remarks, *told], _missing(rows)
     for metric in metrics:
         best = resolved_best(study, metric)
         bold += [(len(lines) + index, "mean") for index, cell in enumerate(study.cells) if cell.label == best]
-        lines += _metric_lines(rows, study, metric)
+        lines += _metric_lines(study, metric, missing)
         remarks += _resolution_note(study, metric)
-    frame = pd.DataFrame(lines if lines else _without_metrics(rows, study))
+    frame = pd.DataFrame(lines if lines else _without_metrics(study, missing))
     if not study.partner:
         frame = frame.drop(columns=["difference", "difference ±", "p"], errors="ignore")
     if "mean ±" in frame and frame["mean ±"].notna().any():
@@ -178,12 +179,12 @@ def _compared(rows: Rows, study: Study, metrics: Iterable[Metric], heading: str,
     return table(frame, heading, _once(remarks), bold, {"difference": "+", "p": ".2g"})
 
 
-def _without_metrics(rows: Rows, study: Study) -> list[dict[str, object]]:
+def _without_metrics(study: Study, missing: Mapping[str, str]) -> list[dict[str, object]]:
     """Points of which none has a result, each with its reason."""
     return [
-        {"point": cell.label, "runs": f"0/{len(cell.runs)}", "verdict": f"no result; {rows.missing(cell)}"}
+        {"point": cell.label, "runs": f"0/{len(cell.runs)}", "verdict": f"no result; {missing[cell.label]}"}
         for cell in study.cells
-        if rows.missing(cell)
+        if cell.label in missing
     ]
 
 
@@ -194,12 +195,19 @@ _READING = (
 )
 
 
-def _metric_lines(rows: Rows, study: Study, metric: Metric) -> list[dict[str, object]]:
+def _missing(rows: Rows) -> dict[str, str]:
+    """By label, for the points that lack a run: why."""
+    lacking = set(rows.runs.loc[rows.runs["status"] != FINISHED, "cell"]) if len(rows.runs) else set()
+    return {cell.label: rows.missing(cell) for cell in rows.study.cells if cell.label in lacking}
+
+
+def _metric_lines(study: Study, metric: Metric, missing: Mapping[str, str]) -> list[dict[str, object]]:
     apart = differences(study, metric)
     chance = _holm_p(study, metric, apart)
     lines = []
     for cell in study.cells:
         mean, found = mean_of(cell, metric), apart[cell.label]
+        judged = _judged(study, cell, metric, mean, found, chance.get(cell.label))
         lines.append(
             {
                 "metric": metric.name,
@@ -210,7 +218,7 @@ def _metric_lines(rows: Rows, study: Study, metric: Metric) -> list[dict[str, ob
                 "difference": found.mean if found else math.nan,
                 "difference ±": _reach(found),
                 "p": chance.get(cell.label, math.nan),
-                "verdict": _words(rows, study, cell, metric, mean, found, chance.get(cell.label)),
+                "verdict": "; ".join(filter(None, (judged, missing.get(cell.label)))),
             }
         )
     return lines
@@ -218,19 +226,6 @@ def _metric_lines(rows: Rows, study: Study, metric: Metric) -> list[dict[str, ob
 
 def _reach(estimate: Estimate | None) -> float:
     return math.nan if estimate is None or estimate.reach is None else estimate.reach
-
-
-def _words(
-    rows: Rows,
-    study: Study,
-    cell: Cell,
-    metric: Metric,
-    mean: Estimate | None,
-    apart: Estimate | None,
-    chance: float | None,
-) -> str:
-    missing = rows.missing(cell)
-    return "; ".join(filter(None, (_judged(study, cell, metric, mean, apart, chance), missing)))
 
 
 def _judged(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ POWER = 0.8
 RESAMPLES = 2000
 
 
+@lru_cache(maxsize=1024)  # asked again for every cell of a table
 def t_quantile(degrees: float, level: float = LEVEL) -> float:
     """Student's t: how many standard errors the central `level` reaches."""
     return float(scipy.stats.t.ppf((1 + level) / 2, degrees))
