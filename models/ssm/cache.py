@@ -21,10 +21,11 @@ class _Entry:
 class TableCache:
     """One entry: tables for one key (length, dtype, ...), remade whenever a source differs.
 
-    Guaranteed on the CPU: contents are compared, so any change is seen, even one through `p.data`
-    that no counter records. On an accelerator a comparison would stall the queue: there a change is
-    seen by the version counter, by identity and address, or by `clear`, which the owner calls on
-    train/eval, on a forward pass with gradients, on loading and on moving. Copies and pickles of a cache are empty.
+    On the CPU contents are compared, so any change is seen. On an accelerator that would stall the queue:
+    there the version counter, identity and address tell, which see an optimiser's step, `load_state_dict`,
+    and averages written without gradients. They do not see a write through `p.data` in place, nor a fused
+    optimiser's; those need `clear`, which the owner calls on train/eval, on a forward pass with gradients,
+    on loading and on moving. Copies and pickles of a cache are empty.
     """
 
     def __init__(self) -> None:

@@ -25,6 +25,7 @@ from models.ssm.conv import (
     two_sided_backward,
     two_way_conv,
 )
+from models.ssm.forward_mode import refuse_tangents
 from models.ssm.kernel import (
     Modes,
     Powers,
@@ -57,6 +58,7 @@ def s4d(u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip:
     Two directions with one stream are summed. Computes in float32 whatever the autocast (float64 if given).
     """
     inputs = (u, a_re, a_im, c_re, c_im, skip)
+    refuse_tangents("ssm::s4d", *inputs)
     # A CPU has memory to spare and no time; an accelerator the reverse.
     keep = u.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     y: Tensor = s4d_forward(*inputs, keep)[0]

@@ -38,9 +38,15 @@ def discretise(log_dt: Tensor, A: tuple[Tensor, Tensor], C: tuple[Tensor, Tensor
     # Bilinear (Tustin): exp(a) = (1 + z/2) / (1 - z/2), B_d = dt / (1 - z/2).
     denominator = (1 - z_re / 2, -z_im / 2)
     gain = _divide((dt.expand_as(z_re), torch.zeros_like(z_im)), denominator)
-    # log |exp(a)|^2 = log1p(2 Re z / |1 - z/2|^2), exact also where |exp(a)| is close to 1.
-    a_re = torch.log1p(2 * z_re / _square(denominator)) / 2
-    a_im = torch.atan2(z_im / 2, 1 + z_re / 2) + torch.atan2(z_im / 2, 1 - z_re / 2)
+    # |exp(a)|^2 = |1 + z/2|^2 / |1 - z/2|^2 = 1 + 2 Re z / |1 - z/2|^2, each exact at its own end; 0 at z = -2.
+    numerator = (1 + z_re / 2, z_im / 2)
+    ratio = _square(numerator) / _square(denominator)
+    near_one = torch.log1p((2 * z_re / _square(denominator)).clamp(min=-0.5))
+    floor = torch.finfo(ratio.dtype).tiny
+    a_re = torch.where(ratio > 0.5, near_one, ratio.clamp(min=floor).log()) / 2
+    # The phase of a zero is any; 0 keeps its gradient finite.
+    real = torch.where(ratio > floor, numerator[0], 1)
+    a_im = torch.atan2(numerator[1], real) + torch.atan2(numerator[1], denominator[0])
     return Modes(a_re, a_im, *_multiply(C, gain))
 
 

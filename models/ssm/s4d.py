@@ -13,6 +13,7 @@ from models.denoiser import require, require_choice
 from models.macs import Macs
 from models.ssm.cache import TableCache
 from models.ssm.core import model_macs, s4d, s4d_apply, s4d_tables
+from models.ssm.forward_mode import refuse_tangents
 from models.ssm.kernel import Modes, discretise
 
 INITS = ("lin", "inv", "real")
@@ -69,6 +70,7 @@ class S4D(nn.Module):
         require(u.shape[1] > 0, "u.shape", tuple(u.shape), "a sequence of at least one token")
         require(u.is_floating_point(), "u.dtype", u.dtype, "a floating-point dtype")
         if self._frozen(u):
+            refuse_tangents("ssm::s4d_apply", u, *self.parameters())
             return s4d_apply(u, self._cached_tables(u))
         if not torch.compiler.is_compiling():
             self._tables.clear()  # training goes on: a fused optimiser moves no version counter

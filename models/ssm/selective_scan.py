@@ -23,6 +23,7 @@ from torch.nn.functional import softplus as softplus_of
 from torch.utils.flop_counter import register_flop_formula
 
 from models.denoiser import require
+from models.ssm.forward_mode import refuse_tangents
 
 # States alive at once, B x E x N x L of one tile: what a cache holds, or a modest share of a GPU.
 TILE_STATES_CPU, TILE_STATES_GPU = 2**19, 2**26
@@ -46,6 +47,7 @@ def selective_scan(
     does the same where it is installed.
     """
     _check(u, delta, A, B, C, D, z, delta_bias)
+    refuse_tangents("ssm::selective_scan", u, delta, A, B, C, D, z, delta_bias)
     kernel = _cuda_kernel() if u.is_cuda and u.dtype != torch.float64 else None
     if kernel is not None:
         delta, B, C = (x.to(u.dtype) for x in (delta, B, C))

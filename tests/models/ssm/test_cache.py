@@ -94,6 +94,17 @@ def average_in(s4d: S4D) -> None:
     torch._foreach_lerp_([p.data for p in s4d.parameters()], [torch.randn_like(p) for p in s4d.parameters()], 0.5)
 
 
+def optimiser_step_alone(s4d: S4D) -> None:
+    for parameter in s4d.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    torch.optim.AdamW(s4d.parameters(), lr=0.1).step()
+
+
+@torch.no_grad()
+def average_in_without_gradients(s4d: S4D) -> None:
+    torch._foreach_lerp_(list(s4d.parameters()), [torch.randn_like(p) for p in s4d.parameters()], 0.5)
+
+
 def replaced(s4d: S4D) -> None:
     s4d.C = nn.Parameter(torch.randn_like(s4d.C))
 
@@ -117,6 +128,8 @@ CHANGES = [
     load,
     load_by_assignment,
     average_in,
+    average_in_without_gradients,
+    optimiser_step_alone,
     replaced,
     through_an_alias,
     train_a_step_and_return,

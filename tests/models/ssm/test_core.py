@@ -140,6 +140,27 @@ def test_recurrence_gives_the_same_outputs(rule: str) -> None:
     torch.testing.assert_close(s4d(u, *modes, skip)[0], torch.stack(outputs), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bilinear_steps_may_forget_everything(dtype: torch.dtype) -> None:
+    """At dt A = -2 the discrete eigenvalue is 0, whose logarithm and phase do not exist; near it both are steep."""
+    z_re = torch.tensor([[[-2.0, -2.0, -1.999999], [-0.5, -3.0, -2.0]]], dtype=dtype, requires_grad=True)
+    z_im = torch.tensor([[[0.0, 1.0, 0.0], [0.0, -2.0, 1e-6]]], dtype=dtype, requires_grad=True)
+    C = torch.ones(1, 2, 3, dtype=dtype), torch.zeros(1, 2, 3, dtype=dtype)
+    modes = discretise(torch.zeros(1, 2, dtype=dtype), (z_re, z_im), C, "bilinear")
+    z = torch.complex(z_re.detach().double(), z_im.detach().double())
+    powers = torch.stack([((1 + z / 2) / (1 - z / 2)) ** step for step in range(8)], dim=-1)
+    expected = 2 * (powers / (1 - z / 2)[..., None]).sum(-2).real
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-14
+    torch.testing.assert_close(vandermonde_kernel(modes, 8).double(), expected, rtol=0, atol=tolerance)
+    parts = Modes(*(part.detach() for part in modes))
+    torch.testing.assert_close(
+        split_kernel(parts, power_tables(parts, 8), 8).double(), expected, rtol=0, atol=tolerance
+    )
+    y = s4d(torch.ones(1, 8, 2, dtype=dtype), *modes, torch.ones(1, 2, dtype=dtype))
+    for grad in torch.autograd.grad(y.square().sum(), (z_re, z_im)):
+        assert grad.isfinite().all()
+
+
 @given(length=st.integers(1, 90), layout=st.sampled_from(LAYOUTS), threshold=st.sampled_from([0, 64]))
 def test_any_length_equals_the_textbook(length: int, layout: tuple[int, int], threshold: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
