@@ -88,7 +88,8 @@ class RunDirectory:
         is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self.path)
+            for folder in (self.path, self.samples):
+                remove_leftovers(folder)
             if not self.config.exists():
                 from study.config import to_dict
 
@@ -100,7 +101,8 @@ class RunDirectory:
 
     def read_state(self) -> State:
         try:
-            return from_tree(State, json.loads(self.state.read_text(encoding="utf-8")), "state")
+            text = self.state.read_text(encoding="utf-8")
+            return from_tree(State, json.loads(text), "state") if text else State()  # empty: the power went
         except (FileNotFoundError, NotADirectoryError):
             return State()
         except OSError as error:
@@ -113,13 +115,14 @@ class RunDirectory:
         known = {field.name for field in fields(State)}
         assert changes.keys() <= known
         stamped = replace(state, heartbeat=time.time(), host=platform.node(), pid=os.getpid(), **changes)
-        write_json(self.state, to_tree(stamped))
+        write_json(self.state, to_tree(stamped), lasting=stamped.status is not Status.RUNNING)
         return stamped
 
     def add_provenance(self, attempt: int, facts: dict[str, str]) -> None:
         """One entry per attempt: a run may have been continued elsewhere."""
-        earlier = json.loads(self.provenance.read_text(encoding="utf-8")) if self.provenance.exists() else []
-        write_json(self.provenance, [*earlier, {"attempt": str(attempt), **facts}])
+        text = self.provenance.read_text(encoding="utf-8") if self.provenance.exists() else ""
+        earlier = json.loads(text) if text else []
+        write_json(self.provenance, [*earlier, {"attempt": str(attempt), **facts}], lasting=False)
 
 
 def load_config(path: Path) -> RunConfig:
@@ -127,7 +130,7 @@ def load_config(path: Path) -> RunConfig:
     from study.config import from_dict
 
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, dict):
@@ -147,7 +150,7 @@ class Curve:
         whole = [line for line in lines if line.endswith("\n")]
         if len(whole) < keep:
             log.warning("%s lacks %d of the %d lines before the checkpoint", path, keep - len(whole), keep)
-        write_text(path, "".join(whole[:keep]))
+        write_text(path, "".join(whole[:keep]), lasting=keep > 0)
         self.path = path
         self.lines = min(keep, len(whole))
         self._file = path.open("a", encoding="utf-8")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
+
 from study.checkpoint import CheckpointFolder
+from study.compose import resolve
 from study.results import read_rows
 from study.rows import SPEED_PROTOCOL
-from study.run_directory import RunDirectory
+from study.run import run
+from study.run_directory import RunDirectory, Status
+from study.train import Trainer
 
 IMAGES = 48
 RUN = [
@@ -24,6 +31,8 @@ RUN = [
     "log.save_samples=true",
 ]
 
+SMALL = ["backbone.depth=1", "backbone.width=16", "backbone.heads=2", *RUN]
+
 
 def what_must_not_differ(directory: RunDirectory) -> dict[str, object]:
     last = CheckpointFolder(directory.checkpoints, directory.identity).load(IMAGES)
@@ -38,3 +47,27 @@ def what_must_not_differ(directory: RunDirectory) -> dict[str, object]:
         "samples": (directory.samples / "adm.npz").read_bytes(),
         "rows": rows,
     }
+
+
+def finished(words: list[str]) -> RunDirectory:
+    config = resolve(words)
+    assert run(config).status is Status.DONE
+    return RunDirectory.of(config)
+
+
+def equal_to(undisturbed: RunDirectory, words: list[str]) -> None:
+    found, expected = what_must_not_differ(finished(words)), what_must_not_differ(undisturbed)
+    assert {name: found[name] == expected[name] for name in expected} == dict.fromkeys(expected, True)
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], object]) -> None:
+    """Do `action` after that training step, once."""
+    original = Trainer.step
+
+    def stepping(trainer: Trainer) -> None:
+        original(trainer)
+        if trainer.steps == step:
+            monkeypatch.setattr(Trainer, "step", original)
+            action()
+
+    monkeypatch.setattr(Trainer, "step", stepping)

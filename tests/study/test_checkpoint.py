@@ -14,7 +14,7 @@ import torch
 
 import study.checkpoint
 from study.atomic import write_file, write_text
-from study.checkpoint import Checkpoint, CheckpointFolder, CheckpointWriteError, DamagedCheckpointError
+from study.checkpoint import Checkpoint, CheckpointFolder, CheckpointWriteError, DamagedCheckpointError, crossed
 
 
 def folder_in(path: Path, keep_every: int = 0) -> CheckpointFolder:
@@ -219,3 +219,11 @@ def test_a_failed_atomic_write_leaves_the_old_content(tmp_path: Path) -> None:
         write_file(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "every", "expected"),
+    [(0, 4, 4, True), (4, 7, 4, False), (7, 9, 4, True), (0, 64, 10, True), (0, 64, 0, False)],
+)
+def test_crossed(before: int, now: int, every: int, expected: bool) -> None:
+    assert crossed(before, now, every) is expected
