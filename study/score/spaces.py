@@ -20,9 +20,13 @@ from study.score.extractors import config_of, embedded, embedded_sha, manifest
 from study.score.inception_weights import LAYERS, WIDTHS, InceptionWeights
 
 INCEPTION = "inception"
-DINOV2 = {"dinov2-vit-s-14": "vits14", "dinov2-vit-b-14": "vitb14", "dinov2-vit-l-14": "vitl14"}
+DINOV2 = {f"dinov2-vit-{size}-14": f"dinov2_vit{size}14" for size in "sblg"}
 DINOV2_FOLDER = "facebookresearch_dinov2_main"
-CLIP = ("clip-vit-b-32", "clip-vit-b-16", "clip-vit-l-14")
+DINOV2_ORIGIN = "https://dl.fbaipublicfiles.com/dinov2"
+CLIP = (
+    *("clip-rn50", "clip-rn101", "clip-rn50x4", "clip-rn50x16", "clip-rn50x64"),
+    *("clip-vit-b-32", "clip-vit-b-16", "clip-vit-l-14", "clip-vit-l-14-336px"),
+)
 
 Features = NDArray[np.float32]
 
@@ -71,8 +75,12 @@ def missing(name: str, weights: InceptionWeights) -> str | None:
     if name == INCEPTION:
         return weights.missing()
     folder, file, sha = hub_files(name)
-    if absent := [path for path in (folder, file) if not path.exists()]:
-        return f"{name} not found: put it at {absent[0]} (see docs/scores.md)"
+    if not folder.exists():
+        return f"{name} not found: put a copy of the repository facebookresearch/dinov2 at {folder}"
+    if not file.exists():
+        model = file.name.removesuffix("_pretrain.pth")
+        known = f"sha256 {sha}" if sha else f"from {DINOV2_ORIGIN}/{model}/; no checksum is published"
+        return f"{name} not found: put {file.name} ({known}) at {file}"
     if sha and sha256_of(file) != sha:
         return f"{file} has sha256 {sha256_of(file)}: must be {sha}"
     return None
@@ -107,10 +115,15 @@ def _from_hub(name: str, sha: str, device: torch.device) -> Space:
     _, file, _ = hub_files(name)
     if name in CLIP:  # a TorchScript archive, whose sha256 was checked
         given, layer = {"feature_extractor_weights_path": str(file)}, "clip"
-    else:  # will be unpickled: let it be tensors and nothing else
-        torch.load(file, map_location="cpu", weights_only=True)
+    else:
         given, layer = {}, "dinov2"
-    network = create_feature_extractor(name, [layer], cuda=False, verbose=False, **given).to(device)
+    try:
+        if name in DINOV2:  # will be unpickled: let it be tensors and nothing else
+            torch.load(file, map_location="cpu", weights_only=True)
+        network = create_feature_extractor(name, [layer], cuda=False, verbose=False, **given).to(device)
+    except Exception as error:  # of a stranger's code, or of its weights
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"{file} cannot be used as {name}: {reason}") from error
     return Space(name, sha, 3, lambda x: {"features": network(x)[0]})
 
 
@@ -118,11 +131,11 @@ def hub_files(name: str) -> tuple[Path, Path, str]:
     """What torch-fidelity reads without a download: code folder, weights, and their sha256 if one is published."""
     hub = Path(torch.hub.get_dir())
     if name in DINOV2:
-        return hub / DINOV2_FOLDER, hub / "checkpoints" / f"dinov2_{DINOV2[name]}_pretrain.pth", ""
+        return hub / DINOV2_FOLDER, hub / "checkpoints" / f"{DINOV2[name]}_pretrain.pth", ""
     from torch_fidelity.feature_extractor_clip import MODEL_METADATA
 
     sha = MODEL_METADATA[name]["hash"]
-    return hub, hub / "checkpoints" / f"{name}-{sha}.pt", sha
+    return Path("."), hub / "checkpoints" / f"{name}-{sha}.pt", sha
 
 
 def as_channels(images: Tensor, channels: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.denoiser import require
 from study.data import to_float
 
-SHARES = (1.0, 0.35, 0.35, 0.25)  # spread of each group of features: class, first two convolutions, roughness
+SHARES = (1.0, 0.3, 0.3, 0.25)  # spread of each group of features: class, first two convolutions, roughness
 
 
 @dataclass(frozen=True)
