@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -63,23 +64,24 @@ class RectifiedFlow(Process):
 
     def _sample(self, denoise: Denoise, noise: Tensor, sampler: SamplerConfig, noise_source: NoiseSource) -> Tensor:
         steps, x = int(sampler.steps), noise
-        for step in range(steps, 0, -1):
-            s, stride = step / steps, 1 / steps
-            velocity = self._velocity(denoise, x, s, sampler.clip)
-            arrival = x - stride * velocity
+        times = [TIME_SCALE * step / steps for step in range(steps, -1, -1)]  # exact where a guidance interval may end
+        for t, after in pairwise(times):
+            velocity = self._velocity(denoise, x, t, sampler.clip)
+            arrival = x - velocity / steps
             if sampler.sampler == "heun":
-                there = self._velocity(denoise, arrival, s - stride if step > 1 else 0.0, sampler.clip)
-                arrival = x - stride * (velocity + there) / 2
+                there = self._velocity(denoise, arrival, after, sampler.clip)
+                arrival = x - (velocity + there) / (2 * steps)
             x = arrival
         return x
 
-    def _velocity(self, denoise: Denoise, x: Tensor, s: float, clip: bool) -> Tensor:
+    def _velocity(self, denoise: Denoise, x: Tensor, t: float, clip: bool) -> Tensor:
         """dx/ds; clipping acts on the x0 it leads to, x - s velocity."""
-        output = denoise(x, TIME_SCALE * s)
+        output = denoise(x, t)
         self.check_output(output, x)
         velocity = output.to(x.dtype)
-        if not clip or s == 0:
+        if not clip or t == 0:
             return velocity
+        s = t / TIME_SCALE
         return (x - (x - s * velocity).clamp(-1, 1)) / s
 
 

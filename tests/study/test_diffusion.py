@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -257,6 +258,24 @@ def test_the_network_is_called_as_often_as_announced_and_on_the_scale(config: An
         assert len(times) == process.calls(sampler)
         assert times == sorted(times, reverse=True) or sampler.sampler == "heun"
         assert 0 <= min(times) < max(times) <= 1000
+
+
+@given(steps=st.integers(1, 60).map(lambda n: 2 * n - 1) | st.sampled_from([2, 50, 100, 250]))
+@settings(max_examples=25, deadline=None)
+def test_a_flow_is_told_the_nearest_times_to_its_even_ones(steps: int) -> None:
+    """Heun arrives at exactly the time the next step leaves from: an interval of guidance takes both or neither."""
+    start = randn(1, 1, 2, 2)
+    for sampler in ("euler", "heun"):
+        times: list[float] = []
+
+        def denoise(x: Tensor, t: float, times: list[float] = times) -> Tensor:
+            times.append(t)
+            return torch.zeros_like(x)
+
+        out = make_process(FlowConfig()).sample(denoise, start, SamplerConfig(sampler, str(steps)), lambda step: start)
+        assert torch.equal(out, start)
+        left = [float(Fraction(1000 * step, steps)) for step in range(steps, -1, -1)]
+        assert times == (left[:-1] if sampler == "euler" else [left[(i + 1) // 2] for i in range(2 * steps)])
 
 
 @every_process
