@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -124,22 +123,6 @@ def html(frame: pd.DataFrame) -> str:
     grid = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n" if lines else ""
     told = "".join(f"<p>{escape(note)}</p>\n" for note in notes(frame))
     return f'<figure class="table">\n<figcaption>{escape(title(frame))}</figcaption>\n{grid}{told}</figure>\n'
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a notebook's last line displays."""
-
-    frame: pd.DataFrame
-
-    def _repr_html_(self) -> str:
-        return html(self.frame)
-
-    def _repr_markdown_(self) -> str:
-        return markdown(self.frame)
-
-    def __repr__(self) -> str:
-        return markdown(self.frame)
 
 
 def latex_safe(text: str) -> str:

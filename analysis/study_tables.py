@@ -124,7 +124,7 @@ def dis_ablations(rows: Rows) -> pd.DataFrame:
     frame = published("DiS")
     report = frame[frame["where"] == "reproduction report"].iloc[0]
     told = f"Published: curve values not seen; a user reports FID-10K {report['value']} at {report['step']:,} steps."
-    return comparison(rows, heading="DiS ablations", told=(told,))
+    return comparison(rows, heading=f"DiS ablation: {rows.name}", told=(told,))
 
 
 def search(rows: Rows, metric: str = "") -> pd.DataFrame:

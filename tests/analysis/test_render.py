@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from analysis import tables
 from analysis.published import published
-from analysis.render import Shown, cell, html, latex, latex_document, latex_safe, markdown, notes, table, texts, title
+from analysis.render import cell, html, latex, latex_document, latex_safe, markdown, notes, table, texts, title
 
 
 @pytest.fixture
@@ -109,12 +109,6 @@ def test_a_table_without_lines_is_its_sentence() -> None:
     assert "tabular" not in latex(frame)
     assert "<table>" not in html(frame)
     assert (title(frame), notes(frame)) == ("Nothing", ["No run is done."])
-
-
-def test_a_notebook_shows_the_same(example: pd.DataFrame) -> None:
-    shown = Shown(example)
-    assert shown._repr_html_() == html(example)
-    assert shown._repr_markdown_() == repr(shown) == markdown(example)
 
 
 @given(st.text(max_size=30))
