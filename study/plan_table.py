@@ -15,6 +15,7 @@ from study.launch.config import LauncherConfig, LocalConfig
 from study.launch.local import usable_cpus, visible_gpus
 from study.plan import Plan, Standing, standing
 from study.progress import duration
+from study.quality import empty_columns
 from study.sweep_file import REPLICATES, distinct, same_value, shown
 from study.throughput import recorded_speed
 
@@ -34,7 +35,7 @@ def print_plan(plan: Plan) -> None:
         console.print(f"and {len(plan.points) - SHOWN} more runs")
     for table in _per_axis(plan, costs, stands):
         console.print(table)
-    for line in totals(plan, costs, stands, speed):
+    for line in [*totals(plan, costs, stands, speed), *empty_columns(point.config for point in plan.points)]:
         console.print(line, markup=False)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from study.config import RunConfig, run_id
 from study.results import Row
@@ -12,6 +12,7 @@ from study.score.inception_weights import InceptionWeights
 from study.score.pictures import of_data, of_run
 from study.score.scoring import Options, cache_folder, floor, rows, score
 from study.strict import ConfigError
+from study.unscored import lines_of_many
 
 
 def unscorable(config: RunConfig) -> dict[str, str]:
@@ -24,6 +25,18 @@ def unscorable(config: RunConfig) -> dict[str, str]:
         return unavailable(metrics, config.data, config.sample.count, labelled, weights(config))
     except ValueError as error:
         raise ConfigError(f"score.{error}") from error
+
+
+def empty_columns(configs: Iterable[RunConfig]) -> list[str]:
+    """One line per reason why metrics of these runs will stay empty; to be asked before any of them is launched."""
+    known: dict[tuple[object, ...], dict[str, str]] = {}
+    found = []
+    for config in configs:
+        key = (config.score, config.data, config.sample.count, config.backbone.classes > 0)
+        if key not in known:
+            known[key] = full_names(config, unscorable(config))
+        found.append(known[key])
+    return lines_of_many(found)
 
 
 def score_rows(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from study.results import read_rows
 from study.run import prepare, run, summary
 from study.run_directory import RunDirectory, Status
 from study.strict import ConfigError
+from study.sweep import main as sweep
 from study.train import Trainer
 
 SMALL = ["backbone=dit-tiny", "backbone.width=16", "backbone.depth=1", "train.images=128", "sample.count=40"]
@@ -133,6 +135,24 @@ def test_done_run_learns_why_a_score_is_empty_and_when_it_no_longer_is(tmp_path:
     assert "neither samples nor the last checkpoint" in reasons["fd_digits8@40"]
     with pytest.raises(ConfigError, match="fdd"):
         run(resolve([*SMALL, "score.metrics=[fdd]", f"results={tmp_path / 'results'}"]))
+
+
+def test_plan_tells_empty_columns_and_refuses_unknown_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is launched."""
+    file = tmp_path / "few.yaml"
+    text = """
+        # Is it seen?
+        defaults: [backbone: dit-tiny, data: digits8, train: quick]
+        overrides: {score.metrics: METRICS, sample.count: 40}
+        axes: {seed: [0, 1]}
+        """
+    file.write_text(textwrap.dedent(text).replace("METRICS", "[fd, fd_inf]"))
+    assert sweep([str(file), "--plan", f"results={tmp_path / 'results'}"]) == 0
+    assert "fd_inf_digits8@40: n/a in 2 of 2 runs: sample.count=40 is too few" in capsys.readouterr().out
+    file.write_text(textwrap.dedent(text).replace("METRICS", "[fdd]"))
+    assert sweep([str(file), f"results={tmp_path / 'results'}"]) == 2
+    assert "fdd" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
 
 
 def test_reasons_are_told_once_each() -> None:
