@@ -24,7 +24,7 @@ from models import macs as cost
 from models.denoiser import Denoiser, DenoiserConfig, register, require, require_choice
 from models.layers.embeddings import LabelEmbedder, TimestepEmbedder, sincos_2d
 from models.layers.modulation import FinalLayer, modulate
-from models.layers.patches import patchify, unpatchify
+from models.layers.patches import patch_grid, patchify, unpatchify
 from models.macs import Macs
 from models.ssm.s4d import S4D, s4d_macs
 
@@ -88,9 +88,7 @@ class DiffuSSMConfig(DenoiserConfig):
 
     def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Rows and columns of patches."""
-        height, width = size or self.size
-        require(height % self.P == 0 and width % self.P == 0, "size", (height, width), f"divisible by P={self.P}")
-        return height // self.P, width // self.P
+        return patch_grid(size or self.size, self.P)
 
     def tokens(self, size: tuple[int, int] | None = None) -> int:
         rows, columns = self.grid(size)
@@ -141,14 +139,18 @@ class DiffuSSMConfig(DenoiserConfig):
         return s4d_macs(L, self.width, self.state, self.direction, self.join)
 
 
-class UpScale(nn.Module):
-    """One vector to M: (B, J, inputs) -> (B, J*M, outputs), a separate map for every offset."""
+class OffsetMaps(nn.Module):
+    """A separate linear map for each of `ratio` offsets."""
 
     def __init__(self, ratio: int, inputs: int, outputs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(ratio, inputs, outputs))
         self.bias = nn.Parameter(torch.zeros(ratio, outputs))
         xavier_each_(self.weight)
+
+
+class UpScale(OffsetMaps):
+    """One vector to M: (B, J, inputs) -> (B, J*M, outputs)."""
 
     def forward(self, x: Tensor) -> Tensor:
         ratio, inputs, outputs = self.weight.shape
@@ -156,14 +158,8 @@ class UpScale(nn.Module):
         return flat.reshape(x.shape[0], x.shape[1] * ratio, outputs)
 
 
-class DownScale(nn.Module):
-    """M vectors to one: (B, J*M, inputs) -> (B, J, M*outputs), a separate map for every offset."""
-
-    def __init__(self, ratio: int, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(ratio, inputs, outputs))
-        self.bias = nn.Parameter(torch.zeros(ratio, outputs))
-        xavier_each_(self.weight)
+class DownScale(OffsetMaps):
+    """M vectors to one: (B, J*M, inputs) -> (B, J, M*outputs)."""
 
     def forward(self, x: Tensor) -> Tensor:
         ratio, inputs, outputs = self.weight.shape
@@ -353,7 +349,11 @@ class DiffuSSM(Denoiser):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchSSMConfig(DiffuSSMConfig):
-    """The patchified baseline of the paper's hourglass figure: shorten by P x P patches, not by M."""
+    """The patchified baseline of the paper's hourglass figure: shorten by P x P patches, not by M.
+
+    `diffussm` with the same P and M=1 is the same network under another name, and a run of its own: run ids
+    hold the backbone's name. Compare by this name, so that the point is computed once.
+    """
 
     P: int = 2
     M: int = 1

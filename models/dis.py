@@ -17,7 +17,7 @@ from models import macs as cost
 from models.denoiser import Denoiser, DenoiserConfig, register, require, require_choice
 from models.layers.embeddings import LabelEmbedder, timestep_embedding
 from models.layers.modulation import FinalLayer, modulate
-from models.layers.patches import PatchEmbed, unpatchify
+from models.layers.patches import PatchEmbed, patch_grid, unpatchify
 from models.macs import Macs
 from models.ssm.selective_scan import scan_macs, selective_scan
 
@@ -75,9 +75,7 @@ class DiSConfig(DenoiserConfig):
 
     def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Rows and columns of patches."""
-        height, width = size or self.size
-        require(height % self.P == 0 and width % self.P == 0, "size", (height, width), f"divisible by P={self.P}")
-        return height // self.P, width // self.P
+        return patch_grid(size or self.size, self.P)
 
     def tokens(self, size: tuple[int, int] | None = None) -> int:
         """Length of the scanned sequence: patches, and the label and time tokens before them."""

@@ -14,7 +14,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from models.denoiser import Denoiser, DenoiserConfig, register, require
 from models.layers.embeddings import LabelEmbedder, TimestepEmbedder, sincos_2d
 from models.layers.modulation import FinalLayer, modulate
-from models.layers.patches import PatchEmbed, unpatchify, xavier_as_linear_
+from models.layers.patches import PatchEmbed, patch_grid, unpatchify, xavier_as_linear_
 from models.macs import Macs, attention, linear
 
 TIME_FREQUENCIES = 256
@@ -44,9 +44,7 @@ class DiTConfig(DenoiserConfig):
 
     def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Rows and columns of patches."""
-        height, width = size or self.size
-        require(height % self.P == 0 and width % self.P == 0, "size", (height, width), f"divisible by P={self.P}")
-        return height // self.P, width // self.P
+        return patch_grid(size or self.size, self.P)
 
     def tokens(self, size: tuple[int, int] | None = None) -> int:
         rows, columns = self.grid(size)

@@ -5,6 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.denoiser import require
+
+
+def patch_grid(size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Rows and columns of P x P patches."""
+    height, width = size
+    require(height % patch_size == 0 and width % patch_size == 0, "size", size, f"divisible by P={patch_size}")
+    return height // patch_size, width // patch_size
+
 
 class PatchEmbed(nn.Module):
     """(B, C, H, W) -> (B, H/P * W/P, width) by one P x P convolution of stride P."""
