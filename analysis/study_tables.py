@@ -6,7 +6,6 @@ A mean is bold only where it is told from every other; a point without a result 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.compute import at_equal_compute
+from analysis.figures.points import is_higher_better
 from analysis.published import published
 from analysis.render import table
 from analysis.rows import FINISHED, CannotShowError, Rows
@@ -21,7 +21,6 @@ from study.comparison import Cell, Estimate, Metric, Study, differences, mean_of
 from study.stats import holm, minimum_detectable_difference, pareto_front, t_quantile, two_sided_p
 
 ALPHA = 0.05
-HIGHER = ("is", "precision", "recall", "density", "coverage", "agreement")  # more is better; of all else, less is
 COSTS = {"params": "params", "gmacs": "GMAC", "train_pflops": "PFLOP", "images_per_second": "images/s"}
 REAL = ".real"  # what real images score: the floor, the same for every point
 LEAST = 3  # degrees of freedom below which a spread is little known
@@ -66,7 +65,7 @@ def pareto(rows: Rows, metric: str = "val_loss", cost: str = "gmacs") -> pd.Data
         return table(pd.DataFrame(), heading, _once([*rows.remarks, *refused]))
     known = [(cell, mean_of(cell, found[0]), mean_of(cell, found[1])) for cell in rows.study.cells]
     both = [(cell.label, loss, paid) for cell, loss, paid in known if loss is not None and paid is not None]
-    sign = -1 if _more_is_better(metric) else 1
+    sign = -1 if is_higher_better(metric) else 1
     reach = [math.nan if loss.reach is None else loss.reach for _, loss, _ in both]
     front = pareto_front([paid.mean for *_, paid in both], [sign * loss.mean for _, loss, _ in both], reach)
     columns = {
@@ -133,7 +132,7 @@ def search(rows: Rows, metric: str = "") -> pd.DataFrame:
     frame = comparison(rows, names, heading="Search, best first") if names else comparison(rows, heading="Search")
     if "mean" not in frame:
         return frame
-    sign = -1 if _more_is_better(names[0]) else 1
+    sign = -1 if is_higher_better(names[0]) else 1
     order = np.argsort(sign * frame["mean"].to_numpy(), kind="stable")  # points without a result last
     place = {int(old): new for new, old in enumerate(order)}
     bold = [(place[line], column) for line, column in frame.attrs["bold"]]
@@ -241,7 +240,7 @@ def _judged(
         return "one seed"
     if not apart.beyond_noise:
         return "within noise"
-    side = "better" if (apart.mean > 0) == _more_is_better(metric.name) else "worse"
+    side = "better" if (apart.mean > 0) == is_higher_better(metric.name) else "worse"
     return side if chance < ALPHA else f"{side}, but not after Holm"
 
 
@@ -263,7 +262,7 @@ def resolved_best(study: Study, metric: Metric) -> str | None:
     means = {cell.label: mean for cell in study.cells if (mean := mean_of(cell, metric)) is not None}
     if len(means) < 2:
         return None
-    best = (max if _more_is_better(metric.name) else min)(means, key=lambda label: means[label].mean)
+    best = (max if is_higher_better(metric.name) else min)(means, key=lambda label: means[label].mean)
     rivals = {label: best for label in means if label != best}
     against = replace(study, partner=rivals)
     apart = differences(against, metric)
@@ -285,10 +284,6 @@ def _resolution_note(study: Study, metric: Metric) -> list[str]:
         f"{metric.name}: one run scatters by {deviation:.2g}{caution}; with {pairs} seeds a true difference of "
         f"{least:.2g} is found four times in five."
     ]
-
-
-def _more_is_better(metric: str) -> bool:
-    return re.split(r"[@_]", metric)[0] in HIGHER
 
 
 def _once(sentences: Iterable[str]) -> list[str]:

@@ -83,12 +83,16 @@ def test_dis_configurations_are_printed_visible_and_true() -> None:
 
 def test_mac_growth_with_resolution() -> None:
     """State-space cost grows as the tokens, 4 times per doubling; attention's share makes DiT's grow faster."""
-    frame = tables.resolution_costs().set_index(["network", "px"])["GMAC"]
-    for network in ("DiffuSSM, M=1", "DiffuSSM, M=2"):
+    lines = tables.resolution_costs().set_index(["network", "px"])
+    frame = lines["GMAC counted"]
+    for network in ("DiffuSSM, P=1, M=1", "DiffuSSM, P=1, M=2"):
         assert frame[network, 1024] / frame[network, 512] == pytest.approx(4, abs=0.03)
     assert frame["DiT, P=1", 1024] / frame["DiT, P=1", 512] > 8
     assert frame["DiT, P=2", 512] == pytest.approx(524.54, abs=0.01)
     assert frame["DiT, P=1", 256] == pytest.approx(frame["DiT, P=2", 512], rel=0.001)
+    assert lines["verdict"]["DiT, P=2", 512] == "match"
+    assert lines["verdict"]["DiffuSSM, P=1, M=2", 256] == "off by -6.2%"
+    assert lines["verdict"]["DiT, P=1", 256] == "not printed"
 
 
 def test_claims_of_the_text_have_a_verdict() -> None:
