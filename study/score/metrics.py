@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.denoiser import require, require_choice
@@ -25,6 +26,8 @@ from study.stats import Interval, t_interval, t_quantile
 
 PAIRS = 20  # splits into halves behind an interval
 MANIFOLD_PAIRS = 10
+MANIFOLD_IMAGES = 200  # for an interval: of fewer, halves vary otherwise than the whole
+MANIFOLD_DEGREES = 7.0  # of freedom: the splits share their images, and are worth fewer than they are, by simulation
 SPLITS = 10  # of the inception score
 IN_ANY_SPACE = ("fd_inf", "fd", "kd", *NAMES)
 IN_INCEPTION = {
@@ -141,11 +144,11 @@ class Compared:
 
     @cached_property
     def manifold(self) -> dict[str, tuple[float, float]]:
-        """{metric: (value, standard deviation)}; the latter NaN where half the images are too few."""
+        """{metric: (value, standard deviation)}; the latter NaN where the images are too few for one."""
         x, y = self.samples, self.images_of_reference
         values = manifold(x, y).means()
         strata = self.strata or (independent(len(x)), independent(len(y)))
-        if min(len(x), len(y)) // 2 <= DENSITY_NEIGHBOURS:
+        if min(len(x), len(y)) < MANIFOLD_IMAGES:
             return {name: (value, float("nan")) for name, value in values.items()}
         sd = manifold_sd(x, y, strata, MANIFOLD_PAIRS, np.random.default_rng(self.seed))
         return {name: (values[name], sd[name]) for name in values}
@@ -213,7 +216,7 @@ def on_manifold(name: str) -> Callable[[Compared, bool], Estimate]:
         value, sd = compared.manifold[name]
         if np.isnan(sd):
             return Estimate(value)
-        reach = t_quantile(MANIFOLD_PAIRS) * sd
+        reach = t_quantile(MANIFOLD_DEGREES) * sd
         most = float("inf") if name == "density" else 1.0
         return Estimate(value, (max(0.0, value - reach), min(most, value + reach)))
 
@@ -227,10 +230,16 @@ def swd(samples: Tensor, reference: Tensor, seed: int) -> Estimate:
 
 
 def swd_inf(samples: Tensor, reference: Tensor, strata: tuple[Strata, Strata], seed: int) -> Estimate:
-    """Its limit for many images: the squared distance is what falls off in 1/N."""
+    """Its limit for many images."""
     generator = np.random.default_rng(seed)
     along = directions(reference[0].numel(), generator)
-    x, y = project(samples, along), project(reference, along)
+    return sliced_limit(project(samples, along), project(reference, along), strata, generator)
+
+
+def sliced_limit(
+    x: NDArray[np.float64], y: NDArray[np.float64], strata: tuple[Strata, Strata], generator: np.random.Generator
+) -> Estimate:
+    """Of images along the directions (N, k), (M, k): the squared distance is what falls off in 1/N."""
     found = halves(lambda i, j: sliced_wasserstein(x[i], y[j]) ** 2, *strata, PAIRS, generator)
     low, high = (max(end, 0.0) ** 0.5 for end in found.limit_interval())
     return Estimate(max(found.limit, 0.0) ** 0.5, (low, high))

@@ -1,4 +1,8 @@
-"""Damage is seen at least as early as the extractors before these saw it, and grows with the damage."""
+"""Damage is seen at least as early, and as far above the noise, as by a plain classifier's last hidden layer.
+
+The bounds are what such a network reaches that was trained without noise, with 45,000 parameters for digits8
+and 95,000 for glyphs16.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ Seen = dict[tuple[str, str], Sensitivity]
 DIGITS = {
     ("fd", "noise"): (0.1, 10),
     ("fd", "blur"): (0.45, 122),
-    ("fd", "drop"): (1, 120),  # 128 before; 137 with 12 divisions of real images
+    ("fd", "drop"): (1, 128),
     ("fd", "swap"): (0.1, 13),
     ("fd", "blocks"): (0.4, 7.5),
     ("fd", "contrast"): (0.05, 84),
@@ -24,9 +28,10 @@ DIGITS = {
     ("kd", "contrast"): (0.05, 1),
 }
 GLYPHS = {
-    ("fd", "noise"): (0.05, 150),  # trained with noise, hence calmer under it than the extractor before
+    ("fd", "noise"): (0.02, 1050),
     ("fd", "blur"): (0.45, 250),
     ("fd", "drop"): (1, 250),
+    ("kd", "noise"): (0.02, 1),
     ("kd", "blur"): (0.45, 1),
     ("kd", "drop"): (1, 1),
 }
@@ -40,7 +45,7 @@ def digits() -> Seen:
 
 @pytest.fixture(scope="module")
 def glyphs() -> Seen:
-    sizes = Sizes(1000, 2000, real=6, damaged=1)
+    sizes = Sizes(1000, 5000, real=8, damaged=1)
     return {(one.metric, one.damage): one for one in sensitivities("glyphs16", sizes)}
 
 
