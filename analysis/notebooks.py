@@ -17,8 +17,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
@@ -52,8 +54,10 @@ def execute(path: Path, results: Path | None = None) -> NotebookNode:
         first.source, changed = RESULTS.subn(f'RESULTS = "{results.absolute()}"', first.source)
         if not changed:
             raise ValueError(f"{path.name}: its first cell must say RESULTS = ...")
-    client = NotebookClient(notebook, timeout=LIMIT, kernel_name="python3", resources={"metadata": {"path": FOLDER}})
-    client.execute(env=_environment())
+    with TemporaryDirectory() as sockets:  # files, not ports: many kernels may start at once
+        kernel = KernelManager(kernel_name="python3", transport="ipc", ip=f"{sockets}/kernel")
+        client = NotebookClient(notebook, km=kernel, timeout=LIMIT, resources={"metadata": {"path": FOLDER}})
+        client.execute(env=_environment())
     return _plain(notebook)
 
 

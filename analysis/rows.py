@@ -28,6 +28,7 @@ FACTS = ("run", "status", "failure", "attempts", "rows", "stamp")  # columns of 
 SILENT = ("score.", "machine.", "log.", "results", *REPLICATES, "seeds.")  # keys that make no other cell
 TIDY = ("run", "cell", "replicate", "metric", "value", "low", "high", "n", "units", "protocol", "status", "failure")
 FINISHED = "done"
+FLOOR = ".real"  # ends the name of what real, held-out images score in the same metric
 
 
 class CannotShowError(ValueError):
@@ -70,7 +71,7 @@ class Rows:
     def quality(self) -> list[str]:
         """Metrics that say how good a run is, details aside, in the order of the rows."""
         names = dict.fromkeys(m.name for m in self.study.metrics if not m.is_cost)
-        return [name for name in names if not is_detail(name)]
+        return [name for name in names if not is_detail(name) and not name.endswith(FLOOR)]
 
     def missing(self, cell: Cell) -> str:
         """Why runs of a cell have no result, such as `diverged`; "" if all have."""
@@ -109,6 +110,11 @@ def load_rows(path: str | Path) -> Rows:
     places = {run: (cell.label, seed) for cell in study.cells for seed, run in cell.runs.items()}
     states = _states(states, places)
     return Rows(folder, study, _placed(tidy, places), _wide(tidy, places), states, _remarks(study, states))
+
+
+def brief(label: str) -> str:
+    """A cell's label without what a `match` solved for, and without saying that a backbone is one."""
+    return label.split(" (")[0].replace("backbone=", "")
 
 
 def is_detail(metric: str) -> bool:

@@ -221,7 +221,9 @@ def label_ends(axes: Axes, labels: Sequence[Label], gap: float = 6) -> None:
         scale = 72 / axes.figure.dpi
         ends = np.array([axes.transData.transform((label.x, label.y))[1] for label in labels]) * scale
         heights = [note.get_window_extent().height * scale for note in notes]
-        for note, shift in zip(notes, apart(ends, np.array(heights) * MARGIN) - ends, strict=True):
+        tall = np.array(heights) * MARGIN
+        floor = axes.get_window_extent().y0 * scale
+        for note, shift in zip(notes, _above(apart(ends, tall), tall, floor) - ends, strict=True):
             note.xyann = (gap, float(shift))
 
 
@@ -242,6 +244,15 @@ def apart(centres: NDArray[np.float64], heights: NDArray[np.float64]) -> NDArray
         for member in members:
             placed[member] = bottom + heights[member] / 2
             bottom += heights[member]
+    return placed
+
+
+def _above(centres: NDArray[np.float64], heights: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
+    """Those that reach below the floor, where an axis has its numbers, are moved up, and others with them."""
+    placed = centres.copy()
+    for index in np.argsort(centres, kind="stable"):
+        placed[index] = max(placed[index], floor + heights[index] / 2)
+        floor = placed[index] + heights[index] / 2
     return placed
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.compute import in_readable_units
-from analysis.rows import CannotShowError, Rows
+from analysis.rows import FLOOR, CannotShowError, Rows, brief
 from analysis.style import (
     FAINT,
     GREY,
@@ -62,8 +62,14 @@ def points_of(rows: Rows, metric: Metric, note: str = "") -> Figure:
     if compared:
         _draw_differences(axes[0, 1], rows, cells, apart)
         how += " Right: means of differences paired by seed, with the spread of all points pooled."
-    caption(figure, how)
+    caption(figure, " ".join([how, *_floor(rows, metric)]))
     return figure
+
+
+def _floor(rows: Rows, metric: Metric) -> list[str]:
+    """What real images score: no network can be expected to do better."""
+    floor = [own for own in rows.study.metrics if own.name == f"{metric.name}{FLOOR}" and own.values]
+    return [f"Real, held-out images score {np.mean(list(floor[0].values.values())):.3g}."] if len(floor) == 1 else []
 
 
 def shown_cells(rows: Rows, metric: Metric) -> list[Cell]:
@@ -196,7 +202,9 @@ def _draw_tradeoff(
         axes.set_xscale("log")
         plain_log(axes, "x")
     named = range(len(placed)) if len(placed) <= 16 else front[:: max(1, len(front) // 12)]
-    label_points(axes, [Label(placed[i][1].mean, placed[i][2].mean, wrapped(placed[i][0].label, 24, 2)) for i in named])
+    label_points(
+        axes, [Label(placed[i][1].mean, placed[i][2].mean, wrapped(brief(placed[i][0].label), 24, 2)) for i in named]
+    )
 
 
 def relative(estimate: Estimate | None, base: float) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.compute import in_readable_units
 from analysis.figures.points import COST_NAMES, better, is_higher_better, noise_words
-from analysis.rows import CannotShowError, Rows
+from analysis.rows import CannotShowError, Rows, brief
 from analysis.style import (
     FAINT,
     GREY,
@@ -66,7 +66,7 @@ def _point(axes: Axes, rows: Rows, cell: Cell, metric: Metric, cost: Metric) -> 
     axes.plot([price.mean] * len(seeds), seeds, ".", color=shade, alpha=0.4, markeredgewidth=0)
     axes.plot([price.mean] * 2, [quality.mean - reach, quality.mean + reach], color=shade, lw=0.9)
     axes.plot([price.mean], [quality.mean], "o", color=shade)
-    return Label(price.mean, quality.mean, wrapped(cell.label, 22, 2))
+    return Label(price.mean, quality.mean, wrapped(brief(cell.label), 22, 2))
 
 
 def _fit(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.compute import at_equal_compute, common_compute, compute_unit, curves_with_compute, told
 from analysis.figures.points import points_of, relative
-from analysis.rows import CannotShowError, Rows
+from analysis.rows import CannotShowError, Rows, brief
 from analysis.style import (
     FAINT,
     GREY,
@@ -43,11 +43,12 @@ def loss_curves(rows: Rows, metric: str = "val_loss", labels: Mapping[str, str] 
     figure, axes = canvas(2, width=8.2, height=3.3, sharey=True)
     for axis, against in zip(axes[0], ("images", "pflops"), strict=True):
         ends = _curves(axis, rows, curves, against, labels)
-        if against == "pflops":
-            label_ends(axis, ends)
+        if against == "images":  # where all lines end at one x
+            names = ends
     axes[0, 0].set(xlabel="training images", ylabel=f"{metric} (lower is better)", title="at equal steps")
     axes[0, 1].set(xlabel=f"training {unit}", title="at equal compute")
     _say_lost(axes[0, 0], rows)
+    label_ends(axes[0, 0], names)
     caption(figure, "Thick: means over seeds; thin: seeds.")
     return figure
 
@@ -88,8 +89,8 @@ def _curve(
         axes.plot(seed[against], seed["value"], color=shade, lw=0.6, alpha=0.6)
     mean = own.groupby(against)["value"].mean()
     axes.plot(mean.index, mean.to_numpy(), "o-", color=shade, markersize=3)
-    name = labels[cell.label] if labels else cell.label
-    return Label(float(mean.index[-1]), float(mean.iloc[-1]), wrapped(name, 22, 2), shade)
+    name = labels[cell.label] if labels else brief(cell.label)
+    return Label(float(mean.index[-1]), float(mean.iloc[-1]), wrapped(name, 24), shade)
 
 
 def _say_lost(axes: Axes, rows: Rows) -> None:
@@ -120,7 +121,8 @@ def loss_by_noise(rows: Rows) -> Figure:
     compute_ends = _relative_panel(
         compute, rows, lambda: [at_equal_compute(rows, m.name) for m in bins], "the same, equal compute"
     )
-    for axis, ends in ((raw, raw_ends), (steps, step_ends), (compute, compute_ends)):
+    last = (compute, compute_ends) if compute_ends else (steps, step_ends)
+    for axis, ends in ((raw, raw_ends), last):
         label_ends(axis, ends)
     caption(
         figure,
@@ -149,7 +151,7 @@ def _few(rows: Rows) -> list[Cell]:
 def _levels_of(axes: Axes, cell: Cell, bins: Sequence[Metric], levels: Sequence[float], shade: str) -> Label:
     means = [estimate.mean if (estimate := mean_of(cell, metric)) else math.nan for metric in bins]
     axes.plot(levels, means, "o-", color=shade, markersize=3)
-    return Label(levels[-1], means[-1], wrapped(cell.label, 18, 2), shade)
+    return Label(levels[-1], means[-1], wrapped(brief(cell.label), 20), shade)
 
 
 def _relative_panel(axes: Axes, rows: Rows, read: Callable[[], Sequence[Metric]], title: str) -> list[Label]:
@@ -186,4 +188,4 @@ def _relative_line(axes: Axes, cell: Cell, band: NDArray[np.float64], shade: str
     levels, middle, reach = _level_centres(len(band)), band[:, 0], band[:, 1]
     axes.fill_between(levels, middle - reach, middle + reach, color=shade, alpha=0.15, lw=0)
     axes.plot(levels, middle, "o-", color=shade, markersize=3)
-    return Label(levels[-1], float(middle[-1]), wrapped(cell.label, 18, 2), shade)
+    return Label(levels[-1], float(middle[-1]), wrapped(brief(cell.label), 20), shade)

@@ -64,7 +64,7 @@ def test_a_metric_that_was_not_measured_names_those_that_were(tmp_path: Path) ->
         load_rows(write_study(tmp_path)).metric("fid")
 
 
-@pytest.mark.parametrize("what", ["absent", "empty store", "empty runs", "plan alone", "damaged plan", "damaged row"])
+@pytest.mark.parametrize("what", ["absent", "empty store", "empty runs", "plan alone", "damaged plan"])
 def test_what_holds_nothing_is_a_sentence(tmp_path: Path, what: str) -> None:
     folder = tmp_path
     if what == "absent":
@@ -75,16 +75,23 @@ def test_what_holds_nothing_is_a_sentence(tmp_path: Path, what: str) -> None:
         folder = write_study(tmp_path)
         if what == "plan alone":
             shutil.rmtree(tmp_path / "runs")
-        elif what == "damaged plan":
-            (folder / "plan.json").write_text("{", encoding="utf-8")
         else:
-            next(tmp_path.glob("runs/*/rows.jsonl")).write_text('{"run": 1}\n', encoding="utf-8")
+            (folder / "plan.json").write_text("{", encoding="utf-8")
     rows = load_rows(folder)
     assert len(rows.remarks) == 1
     assert rows.tidy.empty
     assert rows.wide.empty
     with pytest.raises(CannotShowError):
         rows.metric("val_loss")
+
+
+def test_a_damaged_row_costs_its_run_alone(tmp_path: Path) -> None:
+    folder = write_study(tmp_path)
+    (tmp_path / "runs" / run_name("ablate_M", 2, 1) / "rows.jsonl").write_text('{"run": 1}\n', encoding="utf-8")
+    rows = load_rows(folder)
+    assert len(rows.metric("val_loss").values) == 8
+    assert "1 of 9 runs of ablate_M have no result" in rows.remarks[0]
+    assert "not a result row" in rows.remarks[0]
 
 
 def test_failures_are_counted_and_named(tmp_path: Path) -> None:

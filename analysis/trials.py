@@ -1,0 +1,64 @@
+"""A search's points as trials in order, and how much of their spread each dial explains by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.rows import FINISHED, CannotShowError, Rows
+
+BINS = 4  # of a dial with many values, with equally many trials each
+RESAMPLES = 400
+LEAST = 4  # trials from which anything can be said
+
+
+def trials(rows: Rows, metric: str) -> pd.DataFrame:
+    """trial, run, value, state: every point in the order it was planned; pruned and failed ones without a value."""
+    try:
+        values = rows.metric(metric).values
+    except CannotShowError:
+        values = {}
+    lines = []
+    for number, state in enumerate(rows.runs.itertuples(index=False)):
+        value = values.get(str(state.run))
+        done = state.status == FINISHED and value is not None
+        ended = "complete" if done else "pruned" if state.reason == "pruned" else str(state.status)
+        lines.append((number, state.run, value if done else np.nan, ended))
+    return pd.DataFrame(lines, columns=["trial", "run", "value", "state"])
+
+
+def dials(rows: Rows, metric: str, seed: int = 0) -> pd.DataFrame:
+    """key, importance, low, high: the share of variance between the groups of each key; 95 % by bootstrap."""
+    found = trials(rows, metric).dropna(subset=["value"])
+    if len(found) < LEAST:
+        return pd.DataFrame(columns=["key", "importance", "low", "high"])
+    cells = {run: cell for cell in rows.study.cells for run in cell.runs.values()}
+    keys = dict.fromkeys(key for cell in rows.study.cells for key in cell.values)
+    values = found["value"].to_numpy(float)
+    random = np.random.default_rng(seed)
+    draws = random.integers(len(values), size=(RESAMPLES, len(values)))
+    lines = []
+    for key in keys:
+        groups = _groups(pd.Series([cells[run].values.get(key) for run in found["run"]]))
+        low, high = np.quantile([explained(values[draw], groups[draw]) for draw in draws], (0.025, 0.975))
+        lines.append((key, explained(values, groups), low, high))
+    return pd.DataFrame(lines, columns=["key", "importance", "low", "high"])
+
+
+def _groups(settings: pd.Series[Any]) -> NDArray[np.int_]:
+    """A number per distinct value, or per quarter of the trials where there are many values."""
+    numeric = pd.to_numeric(settings, errors="coerce")
+    if numeric.notna().all() and numeric.nunique() > BINS:
+        return np.asarray(pd.qcut(numeric, BINS, labels=False, duplicates="drop"), dtype=int)
+    return np.asarray(pd.factorize(settings.astype(str))[0], dtype=int)
+
+
+def explained(values: NDArray[np.float64], groups: NDArray[np.int_]) -> float:
+    """Variance between groups over variance in all (eta squared); 0 where nothing varies."""
+    spread = float(((values - values.mean()) ** 2).sum())
+    counts = np.bincount(groups)
+    means = np.bincount(groups, values) / counts.clip(min=1)
+    return float((counts * (means - values.mean()) ** 2).sum()) / spread if spread else 0.0
