@@ -13,17 +13,19 @@ guards: dict[Path, Callable[[], object]] = {}
 """By folder: asked before a file below it is replaced, so that who lost the right to write can be stopped."""
 
 
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
+def write_file(path: Path, write: Callable[[Path], object], lasting: bool = True) -> None:
     """Let `write` fill a temporary file, then put it in the place of `path` in one step.
 
     Whoever reads `path`, at any moment and after any crash, sees the old content or the new.
-    A failed write leaves the old content and no temporary file.
+    A failed write leaves the old content and no temporary file. What is not `lasting` is not waited for to
+    reach the disk: a power cut, and nothing less, may leave the old content or an empty file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         temporary.chmod(path.parent.stat().st_mode & 0o666)  # as readable as the folder: stores are shared
-        sync(temporary)
+        if lasting:
+            sync(temporary)
         for folder, ask in list(guards.items()):
             if folder in path.absolute().parents:
                 ask()
@@ -31,15 +33,16 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    if lasting:
+        sync(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def write_text(path: Path, text: str, lasting: bool = True) -> None:
+    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), lasting)
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, lasting: bool = True) -> None:
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", lasting)
 
 
 def sync(path: Path) -> None:

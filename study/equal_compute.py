@@ -17,7 +17,7 @@ from study.compose import options
 from study.config import RunConfig, from_dict
 from study.cost.match import parse
 from study.strict import ConfigError, nearest
-from study.sweep_file import Sweep, Value
+from study.sweep_file import Sweep, Value, same_value
 
 BASELINE = "baseline"
 
@@ -78,6 +78,8 @@ def partner_values(sweep: Sweep, values: Mapping[str, Value]) -> dict[str, Value
     for axes in sweep.axes:
         if set(axes.values) & set(sweep.baseline):
             moved |= next(
-                step for step in axes.steps() if all(step[k] == v for k, v in sweep.baseline.items() if k in step)
+                step
+                for step in axes.steps()
+                if all(same_value(step[k], v) for k, v in sweep.baseline.items() if k in step)
             )
     return {**values, **moved}

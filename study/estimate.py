@@ -107,11 +107,18 @@ def _memory(config: DenoiserConfig, batch: int, precision: str, averages: int) -
     return training_memory(config, batch, precision, averages=averages).peak  # type: ignore[arg-type]
 
 
+def needs_of(config: RunConfig) -> tuple[DenoiserConfig, int, str, int]:
+    """All that a run's memory depends on: network, images at a time, precision, moving averages."""
+    batch = config.machine.micro_batch or min(config.train.batch, config.train.images)
+    return config.backbone, batch, config.train.precision, len(config.train.ema)
+
+
+def memory_of(config: RunConfig) -> int:
+    """Bytes that a run needs for its tensors."""
+    return _memory(*needs_of(config))
+
+
 def largest_memory(configs: Sequence[RunConfig]) -> tuple[int, RunConfig]:
     """Bytes that the most demanding run needs for its tensors; the run is picked by MACs per step."""
-
-    def batch(config: RunConfig) -> int:
-        return config.machine.micro_batch or min(config.train.batch, config.train.images)
-
-    most = max(configs, key=lambda config: _macs(config.backbone) * batch(config))
-    return _memory(most.backbone, batch(most), most.train.precision, len(most.train.ema)), most
+    most = max(configs, key=lambda config: _macs(config.backbone) * needs_of(config)[1])
+    return memory_of(most), most

@@ -96,13 +96,13 @@ def write_plan(plan: Plan, points: list[Point]) -> None:
 def freeze(point: Point) -> None:
     """Write down the config of a run for whoever does it; one that others are doing stays as it is."""
     directory = point.directory
-    text = yaml.safe_dump(to_dict(point.config), sort_keys=False)
+    text = yaml.dump(to_dict(point.config), Dumper=yaml.CSafeDumper, sort_keys=False)
     if directory.config.exists() and directory.config.read_text(encoding="utf-8") == text:
         return
     if directory.config.exists() and is_held(directory.path):
         return
     try:
-        write_text(directory.config, text)
+        write_text(directory.config, text, lasting=False)  # the same command writes it again
     except FileNotFoundError:
         if not directory.config.exists():  # else: another sweep froze it, and its run has begun to tidy up
             raise

@@ -26,6 +26,7 @@ class Standing(StrEnum):
 
     NEW = "new"
     UNFINISHED = "to continue"
+    UNSCORED = "to score"  # done, but not by every metric asked for
     DONE = "done"
     FAILED = "failed"
     ELSEWHERE = "running elsewhere"
@@ -114,6 +115,7 @@ def make_plan(sweep: Sweep) -> Plan:
     _check_distinct(sweep, points)
     if sweep.baseline and not any(is_baseline(sweep, point.values) for point in points):
         raise sweep.source.error(("baseline",), "baseline: matches no point that where: and exclude: leave")
+    _check_baseline(sweep)
     return Plan(sweep, tuple(points))
 
 
@@ -143,13 +145,27 @@ def standing(point: Point) -> tuple[Standing, State]:
     """What the files say about a run at this moment."""
     state = point.directory.read_state()
     if state.status is Status.DONE:
-        return Standing.DONE, state
+        return (Standing.UNSCORED if _lacks_scores(point) else Standing.DONE), state
     claim = newest(point.directory.path)
     if claim is not None and claim.held:
         return Standing.ELSEWHERE, state
     if state.status is Status.FAILED:
         return Standing.FAILED, state
     return (Standing.UNFINISHED if state.attempts else Standing.NEW), state
+
+
+def _lacks_scores(point: Point) -> bool:
+    """Scores are no part of a run's identity: another sweep may have done it without, or by other metrics."""
+    if not point.config.score.metrics:
+        return False
+    from study.score_again import lacks_scores
+
+    try:
+        return lacks_scores(point.config, point.directory)
+    except ConfigError:
+        raise
+    except ValueError as error:  # its rows are damaged
+        raise ConfigError(str(error)) from error
 
 
 def short_names(keys: list[str]) -> dict[str, str]:
@@ -310,6 +326,19 @@ def _near(key: str, known: list[str]) -> str:
         return hint
     fields = [name for name in known if name.startswith(f"{section}.")]
     return f"; {section} has {', '.join(fields)}" if fields else f"; sections: {', '.join(DEFAULTS)}, seed, seeds"
+
+
+def _check_baseline(sweep: Sweep) -> None:
+    """Of axes that move together it must name one entry, or a point would have several to be compared with."""
+    for axes in sweep.axes:
+        named = {key: value for key, value in sweep.baseline.items() if key in axes.values}
+        steps = [step for step in axes.steps() if all(same_value(step[key], value) for key, value in named.items())]
+        if named and len(steps) > 1:
+            rest = ", ".join(key for key in axes.values if key not in named)
+            told = ", ".join(f"{key}={shown(value)}" for key, value in named.items())
+            raise sweep.source.error(
+                ("baseline",), f"baseline: {told} matches {len(steps)} entries of zip; name {rest} as well"
+            )
 
 
 def _check_distinct(sweep: Sweep, points: list[Point]) -> None:

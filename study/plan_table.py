@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from study.config import backbone_name
-from study.estimate import Cost, Speed, estimate, largest_memory
+from study.estimate import Cost, Speed, estimate, largest_memory, memory_of, needs_of
 from study.launch.config import LauncherConfig, LocalConfig
 from study.launch.local import usable_cpus, visible_gpus
 from study.plan import Plan, Standing, standing
@@ -20,17 +20,20 @@ from study.sweep_file import REPLICATES, distinct, same_value, shown
 from study.throughput import recorded_speed
 
 SHOWN = 40  # runs listed one by one
+SIZES = 12  # of networks whose memory is worked out one by one
 UNWRAPPED = 180  # columns of a table that goes to a file
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: Plan, memory: bool = False) -> None:
+    """`memory`: of every run, which takes a second for each size of network; of the largest it is always told."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else UNWRAPPED)
     speed = recorded_speed(plan.results)
     costs = {point.run: estimate(point.config, speed) for point in plan.points}
     stands = {point.run: standing(point)[0] for point in plan.points}
     if plan.sweep.question:
         console.print(plan.sweep.question, markup=False)
-    console.print(_runs(plan, costs, stands))
+    sizes = {needs_of(point.config) for point in plan.points}
+    console.print(_runs(plan, costs, stands, memory and len(sizes) <= SIZES))
     if len(plan.points) > SHOWN:
         console.print(f"and {len(plan.points) - SHOWN} more runs")
     for table in _per_axis(plan, costs, stands):
@@ -64,15 +67,17 @@ def worker_count(launcher: LauncherConfig) -> int:
     return launcher.workers or len(visible_gpus()) or max(1, usable_cpus() // launcher.threads)
 
 
-def _runs(plan: Plan, costs: dict[str, Cost], stands: dict[str, Standing]) -> Table:
+def _runs(plan: Plan, costs: dict[str, Cost], stands: dict[str, Standing], memory: bool) -> Table:
     table = _table(
         ["run", *plan.labels.values(), *(["sizes"] if plan.sweep.match else []), "state"],
-        ["params", "gmacs", "train PFLOPs", "time"],
+        ["params", "gmacs", "train PFLOPs", "time", *(["MiB"] if memory else [])],
     )
     for point in plan.points[:SHOWN]:
         values = [shown(point.values[key]) for key in plan.labels]
         values += [plan.sizes(point)] if plan.sweep.match else []
-        table.add_row(point.run, *values, stands[point.run], *_cells([costs[point.run]], [costs[point.run].params]))
+        cells = _cells([costs[point.run]], [costs[point.run].params])
+        cells += [f"{memory_of(point.config) / 2**20:.0f}"] if memory else []
+        table.add_row(point.run, *values, stands[point.run], *cells)
     return table
 
 

@@ -86,6 +86,7 @@ def cpu_features() -> frozenset[str]:
     return frozenset(next(flags, "").split())
 
 
+@cache
 def _package_version(name: str) -> str:
     try:
         return version(name)

@@ -61,9 +61,13 @@ def main(given: Sequence[str], work: Work | None = None) -> int:
 
 
 def _sweep(options: argparse.Namespace, work: Work | None) -> int:
+    from study.launch.config import LocalConfig
+    from study.launch.server import warm_up
     from study.sweep_file import read_sweep
 
     sweep = read_sweep(options.file, options.words)
+    if isinstance(sweep.launcher, LocalConfig) and not options.plan:
+        warm_up(sweep.launcher.threads)
     from study.plan import make_plan
     from study.plan_table import print_plan
     from study.run import run, talk_to_console
@@ -71,7 +75,7 @@ def _sweep(options: argparse.Namespace, work: Work | None) -> int:
     sweep = _following(sweep, options)
     plan = make_plan(sweep)
     wishes = _wishes(options, sweep.launcher.tries)
-    print_plan(plan)
+    print_plan(plan, memory=options.plan)
     if options.plan:
         return 0
     console = talk_to_console(terminal=sys.stderr.isatty())
@@ -159,6 +163,7 @@ def _conclude(plan: Plan, ends: Mapping[str, State]) -> int:
     for point, state in undone:
         end = state if state.failure else ends.get(point.run, state)
         reason = f"{end.failure}: {end.message}" if end.failure else "not done"
+        reason = "done, but not by every metric asked for" if state.status is Status.DONE else reason
         print(f"{plan.label(point)}  {point.run}  {reason}", file=sys.stderr)
     if not undone:
         return 0

@@ -19,12 +19,27 @@ def recorded_speed(results: Path) -> Speed:
     """From the newest runs of a store that trained on a machine like this one."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     here = {"cpu": cpu_name(), "device": device}
-    files = sorted(results.glob("runs/*/rows.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    files = sorted(results.glob("runs/*/rows.jsonl"), key=_time, reverse=True)
     records = (_record(path, here) for path in files[:LATEST])
     return Speed(tuple(record for record in records if record is not None))
 
 
+def _time(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # a run that is being set aside
+        return 0.0
+
+
 def _record(rows: Path, here: dict[str, str]) -> Record | None:
+    """None for a run of another machine, and for one that cannot be read: an estimate is no place to complain."""
+    try:
+        return _read(rows, here)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return None
+
+
+def _read(rows: Path, here: dict[str, str]) -> Record | None:
     values: dict[str, float] = {}
     for line in rows.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)

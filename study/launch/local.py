@@ -15,13 +15,19 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from study.launch.config import LocalConfig
+from study.launch.server import server
 from study.launch.work import Outcome, Task, Work, record_death
 from study.launch.worker import RESEND, begin, do
 from study.lease import LOST
 from study.run_directory import Failure
+from study.strict import ConfigError
 
+STARTS = 3  # deaths of a worker as it starts, in a row, after which it is not the runs' fault
 UNTOLD = 255  # exit code of a process whose end the fork server could not report, for it had died itself
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class WorkerError(ConfigError):
+    """No worker process can be had on this machine as it is."""
 
 
 class LocalPool:
@@ -33,7 +39,6 @@ class LocalPool:
         self.slots = [
             Slot(work, config.threads, devices[index % len(devices)] if devices else None) for index in range(workers)
         ]
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(config.threads)))  # read as libraries are loaded
         self._stopping = False
         self._taking = threading.Lock()
         self._ended: queue.Queue[Outcome | BaseException | None] = queue.Queue()
@@ -95,6 +100,7 @@ class Slot:
         self._beginning = (work, threads, device)
         self._executor: ProcessPoolExecutor | None = None
         self._process: BaseProcess | None = None
+        self._unready = 0  # processes in a row that died before their first task
 
     def do(self, task: Task) -> Outcome:
         self.task = task
@@ -103,6 +109,10 @@ class Slot:
             return self._ready().submit(do, task).result()
         except BrokenProcessPool:
             process = self._process
+            self._unready = 0 if process is not None else self._unready + 1
+            if self._unready == STARTS:
+                reason = "see what it said above, and try: python -c 'import study.launch.worker'"
+                raise WorkerError(f"worker processes die as they start, {STARTS} in a row: {reason}") from None
             self.close()  # waits for the process: before that, its exit code may be read by two threads at once
             if process is not None and process.exitcode == LOST:
                 return Outcome(task, None)
@@ -124,9 +134,7 @@ class Slot:
 
     def _ready(self) -> ProcessPoolExecutor:
         if self._executor is None:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["study.launch.worker"])
-            self._executor = ProcessPoolExecutor(1, context, begin, self._beginning)
+            self._executor = ProcessPoolExecutor(1, server(self._beginning[1]), begin, self._beginning)
             pid = self._executor.submit(os.getpid).result()
             self._process = next((child for child in multiprocessing.active_children() if child.pid == pid), None)
         return self._executor

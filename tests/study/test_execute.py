@@ -240,3 +240,16 @@ def test_a_worker_sees_the_gpu_of_its_slot_only(tmp_path: Path, monkeypatch: pyt
     assert len(seen) == 3
     assert set(seen) == {"5", "7"}
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_workers_that_cannot_start_end_the_sweep_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An installation that is broken since: no run is to blame, and none is tried a hundred times."""
+    monkeypatch.setattr(study.launch.local, "begin", fake_runs.dying_at_once)
+    file = sweep_file(tmp_path, SMALL)
+    assert main([str(file), f"results={tmp_path / 'r'}"], fake_runs.quick) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert err[-1].startswith("error: worker processes die as they start, 3 in a row")
+    monkeypatch.undo()
+    assert main([str(file), f"results={tmp_path / 'r'}", "launcher=inline"], fake_runs.quick) == 0

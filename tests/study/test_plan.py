@@ -15,9 +15,14 @@ from hypothesis import strategies as st
 from models.denoiser import backbones
 from study.compose import compose_tree
 from study.config import from_dict, run_id
+from study.equal_compute import partner_values
 from study.marked_yaml import dump_yaml, parse_marked
 from study.plan import make_plan, standing
+from study.results import Row, write_rows
+from study.run_directory import State, Status
+from study.strict import ConfigError
 from study.sweep_file import Axes, Sweep, parse_sweep, read_sweep, to_yaml
+from study.throughput import recorded_speed
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 BASE = compose_tree(["backbone=diffussm-tiny", "sample=none"])
@@ -194,5 +199,43 @@ def test_match_gives_every_point_the_same_compute() -> None:
 def test_every_sweep_of_the_project_is_valid_and_asks_a_question(file: Path) -> None:
     plan = make_plan(read_sweep(file, ["results=/nonexistent"]))
     assert plan.sweep.question.count("?") >= 1
-    assert plan.sweep.baseline
+    assert plan.sweep.baseline or file.stem.startswith("learns")
     assert all(standing(point)[0] == "new" for point in plan.points)
+
+
+def test_a_baseline_must_name_one_entry_of_axes_that_move_together() -> None:
+    text = TEXT + "zip: [{train.lr: [1e-3, 1e-3, 2e-3], train.batch: [32, 64, 64]}]\n"
+    with pytest.raises(ConfigError, match=r"lr=0.001 matches 2 entries of zip; name train.batch as well"):
+        make_plan(parse_sweep(text + "baseline: {train.lr: 1e-3}\n", "s"))
+    plan = make_plan(parse_sweep(text + "baseline: {train.lr: 1e-3, train.batch: 64}\n", "s"))
+    partners = [partner_values(plan.sweep, point.values) for point in plan.points]
+    assert {(values["train.lr"], values["train.batch"]) for values in partners} == {(1e-3, 64)}
+
+
+def test_a_run_done_without_the_scores_asked_for_is_to_be_scored(tmp_path: Path) -> None:
+    text = "defaults: [backbone: dit-tiny, score: {score}]\naxes: {{seed: [0]}}\n"
+    words = [f"overrides.results={tmp_path}"]
+    plain, scored, impossible = (
+        make_plan(read_sweep(_written(tmp_path, text.format(score=score)), words)).points[0]
+        for score in ("none", "quick", "fid")
+    )
+    assert plain.run == scored.run == impossible.run
+    plain.directory.path.mkdir(parents=True)
+    plain.directory.write_state(State(), status=Status.DONE)
+    row = Row(run=plain.run, metric="val_loss", value=1.0, units="", n=1, protocol="p")
+    write_rows(plain.directory.rows, [row])
+    assert [standing(point)[0] for point in (plain, scored, impossible)] == ["done", "to score", "to score"]
+
+
+def test_damaged_rows_of_earlier_runs_do_not_stop_a_plan(tmp_path: Path) -> None:
+    for number, text in enumerate(["{", "[]\n", '{"metric": 1}\n', '"x"\n', "\x00\xff"]):
+        folder = tmp_path / "runs" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "rows.jsonl").write_text(text, encoding="utf-8")
+    assert recorded_speed(tmp_path).records == ()
+
+
+def _written(folder: Path, text: str) -> Path:
+    file = folder / "s.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
