@@ -171,7 +171,7 @@ def _with_ours(rows: Rows | None, printed: pd.DataFrame, data: str) -> tuple[pd.
 def _our_line(
     cell: Cell, metrics: Sequence[Metric], printed: pd.DataFrame, data: str, reference: str
 ) -> dict[str, object]:
-    """One of our cells: its scores, and against the papers' headline model what they amount to."""
+    """One of our cells: its scores, and what they amount to against the first of the printed lines."""
     found: dict[str, object] = {}
     verdicts = []
     for metric in metrics:
@@ -179,13 +179,15 @@ def _our_line(
         estimate = mean_of(cell, metric)
         if estimate is None or name in found:
             continue
-        found[name] = estimate.mean
+        found |= {name: estimate.mean, f"{name} ±": estimate.reach}
         against = printed.loc[printed["metric"] == name, "best"]
         if len(against):
             verdicts.append(f"{name} {verdict(estimate, float(against.iloc[0]), incomparable(count, data, reference))}")
-    return (
-        {"model": f"ours: {cell.label}", **found, "seen": "measured", "verdict": "; ".join(verdicts)} if found else {}
-    )
+    if not found:
+        return {}
+    headline = " ".join(filter(None, (str(printed["model"].iloc[0]), str(printed["setting"].iloc[0]))))
+    judged = {"seen": "measured", "against": headline, "verdict": "; ".join(verdicts)}
+    return {"model": f"ours: {cell.label}", **found, **judged}
 
 
 def incomparable(count: str, data: str, reference: str) -> str:

@@ -28,7 +28,7 @@ LEAST = 3  # degrees of freedom below which a spread is little known
 
 def comparison(rows: Rows, metrics: Sequence[str] = (), heading: str = "", told: Sequence[str] = ()) -> pd.DataFrame:
     """Per metric and cell: runs, mean, difference to the baseline, p after Holm, and a verdict in words."""
-    found, refused = _chosen(rows, metrics)
+    found, refused = _chosen(rows, metrics or _default(rows))
     return _compared(rows, rows.study, found, heading or rows.name, [*told, *refused])
 
 
@@ -146,7 +146,7 @@ _EQUAL_STEPS = ("At equal steps a larger M has spent less compute: see the same 
 def _chosen(rows: Rows, names: Sequence[str]) -> tuple[list[Metric], list[str]]:
     """The metrics that can be shown, and a sentence for each that cannot."""
     found, refused = [], []
-    for name in names or _default(rows):
+    for name in names:
         try:
             found.append(rows.metric(name))
         except CannotShowError as error:

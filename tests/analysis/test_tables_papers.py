@@ -40,7 +40,8 @@ def test_runs_scored_as_the_papers_are_stand_beside_them(tmp_path: Path) -> None
     frame = tables.imagenet(256, load_rows(place))
     ours = frame[frame["model"].str.startswith("ours")].iloc[0]
     assert ours["fid"] == pytest.approx(9.1)
-    assert ours["verdict"] == "fid match"
+    assert (ours["verdict"], ours["against"]) == ("fid match", "DiffuSSM-XL unguided")
+    assert "9.10 ±0.25" in markdown(frame)
 
 
 def test_runs_in_another_feature_space_are_refused_in_words(tmp_path: Path) -> None:

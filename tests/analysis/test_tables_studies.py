@@ -152,6 +152,13 @@ def test_whatever_a_store_lacks_is_said_in_a_sentence(tmp_path: Path, case: str)
         assert len(frame) or notes(frame)
 
 
+def test_a_store_without_costs_has_points_and_no_cost(tmp_path: Path) -> None:
+    runs = {(1, seed): {"val_loss": 0.5 + seed / 10} for seed in (0, 1)}
+    frame = tables.spent(load_rows(sweep(tmp_path, runs)))
+    assert list(frame["point"]) == ["M=1"]
+    assert list(frame) == ["point"]
+
+
 def test_all_failed_points_are_listed(tmp_path: Path) -> None:
     frame = tables.comparison(load_rows(all_failed(tmp_path)))
     assert list(frame["verdict"]) == ["no result; diverged", "no result; bug"]
