@@ -1,10 +1,11 @@
 """The Fréchet step on 10,000 x 2048 features: ours, the Cholesky route it is held to, and torch-fidelity's.
 
-    python benchmarks/frechet.py [--features 2048] [--images 10000]
+    python benchmarks/frechet.py [--features 2048] [--images 10000] [--rounds 5]
 
-CPU-seconds of one thread, best of three; the covariances are given, the reference's root is cached as in
-use. Exits with 1 if ours is over twice the Cholesky route, under three times as fast as torch-fidelity, or
-differs from either by more than 1e-8.
+CPU-seconds of one thread, the routes taken in turn so that whatever else the machine does meets all of them;
+the covariances are given, the reference's root is cached as in use. Exits with 1 if in the median round ours
+takes over twice the Cholesky route's time or over a third of torch-fidelity's, or differs from either by
+more than 1e-8.
 """
 
 from __future__ import annotations
@@ -28,24 +29,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=int, default=2048)
     parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     a, b = (moments(features(seed, given.images, given.features)) for seed in (0, 1))
     frechet(a, b)  # the reference's root is computed here, once
-    routes: dict[str, Callable[[Moments, Moments], float]] = {
-        "ours": frechet,
-        "cholesky and eigvalsh": by_cholesky,
-        "torch-fidelity": by_torch_fidelity,
-    }
-    timed = {name: best_of(3, route, a, b) for name, route in routes.items()}
-    for name, (seconds, value) in timed.items():
-        print(f"{name:24s} {seconds:6.2f} CPU-s  {value:.12g}")
-    seconds, value = timed.pop("ours")
-    by_cholesky_, theirs = (timed[name][0] for name in timed)
-    apart = max(abs(value / other - 1) for _, other in timed.values())
-    print(
-        f"ours / cholesky {seconds / by_cholesky_:.2f}, torch-fidelity / ours {theirs / seconds:.2f}, apart {apart:.1e}"
-    )
-    return int(seconds > 2 * by_cholesky_ or theirs < 3 * seconds or apart > 1e-8)
+    rounds = [[timed(route, a, b) for route in ROUTES.values()] for _ in range(given.rounds)]
+    seconds = np.array([[taken for taken, _ in one] for one in rounds])  # (rounds, routes)
+    values = np.array([value for _, value in rounds[0]])
+    for name, taken, value in zip(ROUTES, seconds.T, values, strict=True):
+        print(f"{name:24s} {np.median(taken):6.2f} CPU-s ({taken.min():.2f} to {taken.max():.2f})  {value:.12g}")
+    to_cholesky, to_theirs = seconds[:, 0] / seconds[:, 1], seconds[:, 2] / seconds[:, 0]
+    apart = float(np.abs(values[0] / values[1:] - 1).max())
+    print(f"ours / cholesky {spread(to_cholesky)}, torch-fidelity / ours {spread(to_theirs)}, apart {apart:.1e}")
+    return int(np.median(to_cholesky) > 2 or np.median(to_theirs) < 3 or apart > 1e-8)
+
+
+def timed(route: Callable[[Moments, Moments], float], a: Moments, b: Moments) -> tuple[float, float]:
+    began = time.process_time()
+    value = route(a, b)
+    return time.process_time() - began, value
+
+
+def spread(ratios: np.ndarray) -> str:
+    return f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
 
 
 def features(seed: int, images: int, count: int) -> np.ndarray:
@@ -71,13 +77,11 @@ def by_torch_fidelity(a: Moments, b: Moments) -> float:
     return fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
 
 
-def best_of(times: int, route: Callable[[Moments, Moments], float], a: Moments, b: Moments) -> tuple[float, float]:
-    taken = []
-    for _ in range(times):
-        began = time.process_time()
-        value = route(a, b)
-        taken.append(time.process_time() - began)
-    return min(taken), value
+ROUTES: dict[str, Callable[[Moments, Moments], float]] = {
+    "ours": frechet,
+    "cholesky and eigvalsh": by_cholesky,
+    "torch-fidelity": by_torch_fidelity,
+}
 
 
 if __name__ == "__main__":
