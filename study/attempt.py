@@ -49,12 +49,13 @@ class Attempt:
         stop: StopRequest,
     ) -> None:
         self.config, self.trainer, self.directory, self.ranks = config, trainer, directory, trainer.ranks
-        self.state, self.facts, self.stop = state, facts, stop
+        self.state, self.stop = state, stop
         self.closing = ExitStack()
         self.folder = CheckpointFolder(directory.checkpoints, directory.identity, config.log.keep_every)
         resumed = self._resume()
         self.seconds = float(resumed["seconds"])  # spent training, over all attempts
         self.validation_due = bool(resumed["validation_due"])
+        self.facts = {**facts, "ranks": _with(resumed["ranks"], facts["ranks"])}
         self.trackers: list[Track] = []
         if self.ranks.is_first:
             self._open(curve_lines=int(resumed["curve_lines"]))
@@ -66,7 +67,7 @@ class Attempt:
         """Become what the newest whole checkpoint holds: rank 0 reads it, the others are sent it."""
         facts = self.ranks.first_alone(self._restore_newest)
         if facts is None:
-            return {"curve_lines": 0, "seconds": 0.0, "validation_due": False}
+            return {"curve_lines": 0, "seconds": 0.0, "validation_due": False, "ranks": ""}
         tensors = self.ranks.broadcast(self.trainer.tensors())
         if not self.ranks.is_first:
             self.trainer.restore(tensors, facts["trainer"])
@@ -123,7 +124,8 @@ class Attempt:
         self.stop.check()
         samples = None
         if self.config.sample.count:
-            samples = draw_together(self.config, self.trainer, self.directory, self.stop.check_here)
+            told = self.progress.sampling(len(self.ranks.share(self.config.sample.count)))
+            samples = draw_together(self.config, self.trainer, self.directory, self.stop.check_here, told)
             self.stop.check()
         self.ranks.first_alone(lambda: self._conclude(validations, samples))
 
@@ -184,7 +186,7 @@ class Attempt:
 
     def _save(self) -> None:
         self.trainer.check_finite()
-        if len(set(self.ranks.exchange(self.trainer.fingerprint()))) > 1:
+        if self.ranks.world_size > 1 and len(set(self.ranks.exchange(self.trainer.fingerprint()))) > 1:
             raise RuntimeError("the weights of the ranks are no longer equal: are their machines of different kinds?")
         self.ranks.first_alone(self._write_checkpoint)
 
@@ -196,6 +198,7 @@ class Attempt:
             "curve_lines": self.curve.lines,
             "seconds": self.seconds,
             "validation_due": self.validation_due,
+            "ranks": self.facts["ranks"],
         }
         self.folder.save(Checkpoint(self.trainer.images, self.trainer.tensors(), facts))
         self.write_state()
@@ -209,3 +212,9 @@ class Attempt:
     def _lap(self) -> None:
         now = time.monotonic()
         self.seconds, self._clock = self.seconds + now - self._clock, now
+
+
+def _with(before: str, now: str) -> str:
+    """`2, 4` if a run went on with four ranks after two: its speed is that of no one count."""
+    known = before.split(", ") if before else []
+    return ", ".join(known if now in known else [*known, now])

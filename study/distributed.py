@@ -29,9 +29,10 @@ from study.strict import ConfigError
 T = TypeVar("T")
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # as torchrun sets them
-TIMEOUT = 600.0  # seconds of silence, or of waiting in a collective, after which a rank counts as lost
+TIMEOUT = 600.0  # seconds of waiting in a collective after which a rank counts as lost
 TIMEOUT_VARIABLE = "RANK_TIMEOUT"  # overrides it
 BEAT = 1.0  # seconds between signs of life
+SILENCE = 90.0  # seconds without any after which a rank counts as lost, or TIMEOUT if that is shorter
 POLL = 0.05  # seconds between looks at the store
 LAST_WORDS = 3.0  # seconds that a rank which lost others waits to hear why
 
@@ -158,7 +159,7 @@ class Ranks:
     def _awaited(self, key: str) -> bytes:
         """What another rank is going to say, however long it works, as long as all live."""
         assert self.store is not None
-        heard = _Heard(self.store, self.world_size, self.timeout)
+        heard = _Heard(self.store, self.world_size, min(self.timeout, SILENCE))
         while not self.store.check([key]):
             self._check_failures()
             heard.check()

@@ -349,26 +349,42 @@ def draw_samples(
     tell: Tell = lambda done: None,
 ) -> Samples:
     """A run's samples, from its first average: the grid, and all of them as files if the run is to keep them."""
-    asked = config.sample
-    denoiser, process = trainer.averages[0], trainer.process
     folder = directory.samples if config.log.save_samples else None
-    if folder is not None:  # left by an attempt whose weights were others: a run has one set of samples
-        drop_others(folder, meaning_of(denoiser, process, asked.sampler, asked.seed, asked.labels))
-    with trainer.autocast():
-        samples = sample(
-            denoiser,
-            process,
-            asked.sampler,
-            range(asked.count),
-            seed=asked.seed,
-            labels=asked.labels,
-            batch_size=config.machine.sample_batch,
-            folder=folder,
-            check=check,
-            tell=tell,
-        )
+    if folder is not None:
+        drop_stale(config, trainer, folder)
+    samples = draw_some(config, trainer, range(config.sample.count), folder, check, tell)
     if folder is not None:
         write_for_adm(folder / "adm.npz", samples)
     if samples.images.shape[1] in (1, 3):
         write_grid(directory.grid, samples.images[:100])
     return samples
+
+
+def drop_stale(config: RunConfig, trainer: Trainer, folder: Path) -> None:
+    """Remove what an attempt left whose weights were others: a run has one set of samples."""
+    asked = config.sample
+    drop_others(folder, meaning_of(trainer.averages[0], trainer.process, asked.sampler, asked.seed, asked.labels))
+
+
+def draw_some(
+    config: RunConfig,
+    trainer: Trainer,
+    indices: range,
+    folder: Path | None,
+    check: Callable[[], object],
+    tell: Tell,
+) -> Samples:
+    """Those of a run's samples."""
+    with trainer.autocast():
+        return sample(
+            trainer.averages[0],
+            trainer.process,
+            config.sample.sampler,
+            indices,
+            seed=config.sample.seed,
+            labels=config.sample.labels,
+            batch_size=config.machine.sample_batch,
+            folder=folder,
+            check=check,
+            tell=tell,
+        )

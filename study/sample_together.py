@@ -8,40 +8,31 @@ from dataclasses import replace
 
 from study.config import RunConfig
 from study.run_directory import RunDirectory
-from study.sample import Samples, draw_samples, sample
+from study.sample import Samples, Tell, draw_samples, draw_some, drop_stale
 from study.train import Trainer
 
 
 def draw_together(
-    config: RunConfig, trainer: Trainer, directory: RunDirectory, check: Callable[[], object]
+    config: RunConfig, trainer: Trainer, directory: RunDirectory, check: Callable[[], object], tell: Tell
 ) -> Samples | None:
     """All samples, and their files, on rank 0; None on the others. What a killed call drew is not drawn again.
 
-    `check` may raise to stop, on one rank or all: then all do.
+    `check` may raise to stop, on one rank or all: then all do. `tell` hears of this rank's share.
     """
     ranks = trainer.ranks
     if ranks.world_size == 1:
-        return draw_samples(config, trainer, directory, check)
-    ranks.together(lambda: _draw_share(config, trainer, directory, check))
-    return _collected(config, trainer, directory) if ranks.is_first else None
+        return draw_samples(config, trainer, directory, check, tell)
+    mine, folder = ranks.share(config.sample.count), directory.samples
+    found: list[Samples] = []
 
+    def draw_share() -> None:
+        if mine:
+            draw_some(config, trainer, mine, folder, check, tell)
 
-def _draw_share(config: RunConfig, trainer: Trainer, directory: RunDirectory, check: Callable[[], object]) -> None:
-    mine = trainer.ranks.share(config.sample.count)
-    if not mine:
-        return
-    with trainer.autocast():
-        sample(
-            trainer.averages[0],
-            trainer.process,
-            config.sample.sampler,
-            mine,
-            seed=config.sample.seed,
-            labels=config.sample.labels,
-            batch_size=config.machine.sample_batch,
-            folder=directory.samples,
-            check=check,
-        )
+    ranks.first_alone(lambda: drop_stale(config, trainer, folder))
+    ranks.together(draw_share)
+    ranks.first_alone(lambda: found.append(_collected(config, trainer, directory)))
+    return found[0] if found else None
 
 
 def _collected(config: RunConfig, trainer: Trainer, directory: RunDirectory) -> Samples:

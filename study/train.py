@@ -75,10 +75,9 @@ class Trainer:
         self.held_out = load(config.data, "heldout")  # now, for bad images must be refused before training
         if config.machine.checkpoint_activations:
             recompute_blocks(self.network)
-        self.parallel = new_parallel(self.network, device) if ranks.world_size > 1 else None
-        self.forward: nn.Module = self.parallel or self.network
-        if config.machine.compile:
-            self.forward = torch.compile(self.forward)  # type: ignore[assignment]
+        self.forward: nn.Module = torch.compile(self.network) if config.machine.compile else self.network  # type: ignore[assignment]
+        self.parallel = new_parallel(self.forward, device) if ranks.world_size > 1 else None
+        self.forward = self.parallel or self.forward
         self.images = 0  # trained on so far
         self.logged = 0  # `images` when `take_loss` was last called
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -142,7 +141,9 @@ class Trainer:
 
         That pass is done here, for nothing, so that a resumed run sums in the order of one that never stopped.
         """
-        batch = self.draws.batch(self.network, 0, 1)
+        train = self.config.train
+        usual = min(self.config.machine.micro_batch or train.batch, len(self.ranks.share(train.batch)))
+        batch = self.draws.batch(self.network, 0, train.batch, slice(usual))
         with self.autocast():
             output = self.forward(self.process.add_noise(batch.x0, batch.t, batch.noise), batch.t, batch.y)
         (0 * output.float().sum()).backward()
@@ -289,7 +290,10 @@ def new_network(config: RunConfig) -> Denoiser:
 
 
 def new_parallel(network: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The network with its gradients averaged over ranks. No buffer of ours changes in training."""
+    """The network with its gradients averaged over ranks. No buffer of ours changes in training.
+
+    A compiled network goes inside: compiling around it would compile again for every micro-batch that waits.
+    """
     ids = [device] if device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=True, **{SYNC_BUFFERS: False})
 

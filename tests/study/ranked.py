@@ -103,6 +103,19 @@ def stop_rank_3(ranks: Ranks) -> None:
     after_step(7, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
+def stop_rank_1_sampling(ranks: Ranks) -> None:
+    import study.attempt
+
+    original = study.attempt.draw_together
+
+    def drawing(*args: Any) -> Any:
+        if ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    study.attempt.draw_together = drawing
+
+
 def kill_rank_0(ranks: Ranks) -> None:
     after_step(5, 0, lambda: os.kill(os.getpid(), signal.SIGKILL))
 

@@ -35,7 +35,7 @@ SMALL = ["backbone.depth=1", "backbone.width=16", "backbone.heads=2", *RUN]
 
 
 def what_must_not_differ(directory: RunDirectory) -> dict[str, object]:
-    last = CheckpointFolder(directory.checkpoints, directory.identity).load(IMAGES)
+    last = CheckpointFolder(directory.checkpoints, directory.identity).load(directory.read_state().images)
     rows = [
         (row.metric, row.value, row.interval) for row in read_rows(directory.rows) if row.protocol != SPEED_PROTOCOL
     ]

@@ -19,6 +19,7 @@ from study.distributed import Ranks
 from study.launch.together import perform_together
 from study.launch.work import Task
 from study.lease import take
+from study.results import read_rows
 from study.run import run
 from study.run_directory import Failure, RunDirectory, Status, read_curve
 from tests.study.ranked import Act, do_run, finish, start, together
@@ -79,6 +80,7 @@ def test_stopped_and_resumed_with_other_counts(config: RunConfig, alone: RunDire
     assert directory.read_state().images == 42
     assert run(config).status is Status.DONE
     assert [entry["ranks"] for entry in json.loads(directory.provenance.read_text())] == ["2", "4", "1"]
+    assert {row.provenance["ranks"] for row in read_rows(directory.rows)} == {"2, 4, 1"}
     same_curve(directory, alone)
 
 
@@ -101,6 +103,16 @@ def test_resumed_with_the_same_count_every_byte_is_the_same(
     assert (state.status, state.failure) == (Status.PENDING, failure)
     assert together(3, do_run, config) == [0, 0, 0]
     same_bytes(RunDirectory.of(config), three)
+
+
+def test_stopped_while_sampling(config: RunConfig, three: RunDirectory) -> None:
+    """One rank of three is asked to; what was drawn is kept."""
+    assert together(3, do_run, config, faults.stop_rank_1_sampling) == [STOPPED] * 3
+    directory = RunDirectory.of(config)
+    assert directory.read_state().failure is Failure.PREEMPTED
+    assert sorted(path.stem for path in directory.samples.glob("0*.npz")) == ["000000-000001", "000003-000005"]
+    assert together(3, do_run, config) == [0, 0, 0]
+    same_bytes(directory, three)
 
 
 def test_a_silent_rank_is_lost(config: RunConfig, alone: RunDirectory) -> None:
