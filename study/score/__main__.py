@@ -132,7 +132,7 @@ def show(samples: Pictures, reference: Pictures, scores: Sequence[Score], real: 
     """The floor first: what real images score that the reference does not hold."""
     table = Table(title=f"against {len(reference)} images of {reference.name}")
     for column, align in (("images", "left"), ("metric", "left"), ("value", "right"), ("95 %", "left"), ("", "left")):
-        table.add_column(column, justify="right" if align == "right" else "left")
+        table.add_column(column, justify="right" if align == "right" else "left", overflow="fold")
     for one in real:
         table.add_row("real, held out", one.metric.removesuffix(FLOOR), *cells(one))
     if not real:
