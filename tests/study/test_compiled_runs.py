@@ -1,0 +1,45 @@
+"""Compiled runs: stopped and resumed, and on two ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from study.compose import resolve
+from study.distributed import Ranks
+from study.run import main
+from study.train import Trainer
+from tests.study.ranked import finish, start
+from tests.study.short_run import SMALL, equal_to, fail_at, finished
+
+COMPILED = [*SMALL, "train.images=20", "machine.compile=true", "log.checkpoint_every=100"]
+
+
+def test_a_compiled_run_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one machine, what is compiled again computes the same bits."""
+    words = [*COMPILED, f"results={tmp_path / 'disturbed'}"]
+    fail_at(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(words) == 128 + signal.SIGTERM
+    torch.compiler.reset()
+    equal_to(finished([*COMPILED, f"results={tmp_path / 'whole'}"]), words)
+
+
+def compiled_steps(ranks: Ranks) -> None:
+    """Traced and differentiated as always, but not translated to machine code, which takes a minute."""
+    torch.compile = partial(torch.compile, backend="aot_eager")
+    words = ["backbone=dit-tiny", "backbone.depth=1", "train.batch=6", "train.lr=1e-4"]
+    shared = Trainer(resolve([*words, "machine.compile=true"]), torch.device("cpu"), ranks)
+    single = Trainer(resolve(words), torch.device("cpu"))
+    for _ in range(3):
+        shared.step()
+        single.step()
+    assert shared.take_loss() == pytest.approx(single.take_loss(), rel=1e-4)  # compiled and not: other roundings
+
+
+def test_two_compiled_ranks_follow_one_that_is_not() -> None:
+    assert finish(start(2, compiled_steps), seconds=300) == [0, 0]
