@@ -136,7 +136,7 @@ def _correction_notes(frame: pd.DataFrame) -> list[str]:
 
 
 def _reasons(own: pd.DataFrame) -> str:
-    return ", ".join(dict.fromkeys(note.removesuffix("; printed as a dash") for note in own["note"]))
+    return "; ".join(dict.fromkeys(note.removesuffix("; printed as a dash") for note in own["note"]))
 
 
 def _notes_of(frame: pd.DataFrame) -> list[str]:

@@ -141,7 +141,7 @@ def _cost_record(row: Published, metric: str, value: float, unit: str, audited: 
         "source": "cost",
         "obtained": COST_WORDS.get(row.obtained, row.obtained),
         "corrected": f"{judged.recomputed:.3g}" if judged is not None and off else "",
-        "note": "; ".join(filter(None, (judged.verdict, judged.why))) if judged else row.note,
+        "note": f"total {', '.join(filter(None, (judged.verdict, judged.why)))}" if judged else row.note,
     }
 
 

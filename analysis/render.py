@@ -100,7 +100,14 @@ def latex(frame: pd.DataFrame) -> str:
         [FITTED, rf"\begin{{tabular}}{{{align}}}", *head, *body, r"\bottomrule", r"\end{tabular}}"] if body else []
     )
     caption = latex_safe(" ".join([_sentence(title(frame)), *map(_sentence, notes(frame))]))
-    lines = [r"\begin{table}", r"\centering\footnotesize", rf"\caption{{{caption}}}", *tabular, r"\end{table}"]
+    lines = [
+        r"\begin{table}",
+        r"\centering\footnotesize",
+        rf"\caption{{{caption}}}",
+        r"\smallskip",
+        *tabular,
+        r"\end{table}",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -128,7 +135,8 @@ def html(frame: pd.DataFrame) -> str:
 def latex_safe(text: str) -> str:
     """Characters with a meaning of their own, and those outside the font, written out; others become `?`."""
     written = "".join(LATEX.get(letter, letter) for letter in text)
-    return re.sub(r"[^\x20-\x7e\xa0-\xff]", "?", written)
+    signed = re.sub(r"(?<![\w-])-(?=\d)", "$-$", written)
+    return re.sub(r"[^\x20-\x7e\xa0-\xff]", "?", signed)
 
 
 def _sort_key(value: Any) -> str:

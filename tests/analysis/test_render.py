@@ -75,6 +75,7 @@ def test_latex(example: pd.DataFrame) -> None:
     assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
     assert r"a\_b & \textbf{0.123 $\pm$0.012} & 3 \\" in text
     assert r"50 \% \& more & 2 & 1 \\" in text
+    assert latex_safe("-0.5 LDM-4 1e-05 --3") == "$-$0.5 LDM-4 1e-05 --3"
     assert r"\caption{Loss \textbar{} by point. A note \textless{}here\textgreater{}.}" in text
 
 
@@ -120,7 +121,13 @@ def test_no_text_escapes_its_latex_cell(text: str) -> None:
     for letter in "&%$#_{}":
         safe = safe.replace(f"\\{letter}", "")
     safe = safe.replace("$\\pm$", "").replace("$\\times$", "").replace("$\\to$", "").replace("$\\Delta$", "")
-    safe = safe.replace("$\\cdot$", "").replace("$\\le$", "").replace("$\\ge$", "").replace("\\textsuperscript{2}", "")
+    safe = (
+        safe.replace("$-$", "")
+        .replace("$\\cdot$", "")
+        .replace("$\\le$", "")
+        .replace("$\\ge$", "")
+        .replace("\\textsuperscript{2}", "")
+    )
     assert not set(safe) & set("\\&%$#_{}~^<>|")
 
 
