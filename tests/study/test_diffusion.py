@@ -23,7 +23,7 @@ from study.diffusion import (
     SamplerConfig,
     make_process,
 )
-from study.process.gaussian import PREDICTIONS, gaussian_kl, pixel_log_likelihood
+from study.process.gaussian import PREDICTIONS, VARIANCES, gaussian_kl, pixel_log_likelihood
 from study.process.schedule import SCHEDULES
 
 PROCESSES = [
@@ -276,6 +276,25 @@ def test_a_flow_is_told_the_nearest_times_to_its_even_ones(steps: int) -> None:
         assert torch.equal(out, start)
         left = [float(Fraction(1000 * step, steps)) for step in range(steps, -1, -1)]
         assert times == (left[:-1] if sampler == "euler" else [left[(i + 1) // 2] for i in range(2 * steps)])
+
+
+@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("predict", PREDICTIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_one_or_two_steps_are_enough_to_stay_finite(schedule: str, predict: str, variance: str) -> None:
+    """The ends of a schedule divide by nearly nothing: no sampler may end in NaN or outside a clipped range."""
+    for total in (21, 1000):
+        process = make_process(GaussianConfig(schedule=schedule, steps=total, predict=predict, variance=variance))
+        for name in process.samplers:
+            for steps in ("1", "2", "3", "ddim2"):
+                out = process.sample(
+                    lambda x, t, process=process: output_for(process, x),
+                    randn(2, 1, 2, 2),
+                    SamplerConfig(name, steps, clip=True),
+                    lambda step: randn(2, 1, 2, 2, seed=step),
+                )
+                assert out.isfinite().all()
+                assert out.abs().max() <= 1 + 1e-6
 
 
 @every_process
