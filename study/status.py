@@ -68,8 +68,10 @@ class RunView:
         if self.claim is None or not self.claim.held:
             return False
         number, _, restart = self.claim.holder.job.partition(".")
-        given_up = self.job is not None and self.job.number == number and self.job.restarts > int(restart)
-        return not given_up
+        job = self.job
+        if job is None or job.number != number or job.state == "COMPLETING":
+            return True
+        return job.restarts <= int(restart)
 
     @property
     def detail(self) -> str:
@@ -122,7 +124,7 @@ Queue = Mapping[str, Place]
 def queue_of(results: Path) -> Queue:
     """Places of a store's runs in a cluster's queue, which is asked once, and only if something was submitted."""
     records = all_open_records(results)
-    return places(records, queue() if records else None)
+    return places(records, queue(record.user for record in records) if records else None)
 
 
 def view(results: Path, run: str, label: str = "", waiting: Queue | None = None) -> RunView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import shlex
 import sys
@@ -58,7 +59,8 @@ class Slurm:
             raise ConfigError(f"launcher=slurm: SLURM refuses such a job: {complaint}")
         self.results = self.folder.parent.parent
         self.submitted: list[str] = []  # job numbers, in this call
-        self.sent = self.held = self.left_over = 0  # runs: submitted now; in others' hands; without room in the queue
+        self.sent = self.held = 0  # runs: submitted now; in others' hands already
+        self.unsent: list[Task] = []  # for want of room in the queue
         self._at_work: list[Task] = []
 
     def launch(self, tasks: Iterable[Task], should_stop: Callable[[], bool]) -> Iterator[Outcome]:
@@ -74,7 +76,8 @@ class Slurm:
 
     def awaited(self) -> set[str]:
         """Runs of which a job is still to come or at work, as far as SLURM says."""
-        known = places(all_open_records(self.results), self._queue())
+        records = all_open_records(self.results)
+        known = places(records, self._queue(records))
         return {run for run, place in known.items() if place.job is None or place.job.is_open}
 
     def report(self) -> list[str]:
@@ -82,8 +85,8 @@ class Slurm:
         lines = [f"{self.sent} runs submitted: job {', '.join(self.submitted)}"] if self.submitted else []
         if self.held:
             lines.append(f"{self.held} runs are queued or running already")
-        if self.left_over:
-            lines.append(f"{self.left_over} runs found no room among {self.limits.jobs} jobs: call again later")
+        if self.unsent:
+            lines.append(f"{len(self.unsent)} runs found no room among {self.limits.jobs} jobs: call again later")
         where = "" if self.results == Path("results").absolute() else f" --results {shlex.quote(str(self.results))}"
         name = self.folder.parent.name
         return [
@@ -103,23 +106,26 @@ class Slurm:
             yield
 
     def _submit(self, tasks: Sequence[Task]) -> None:
-        jobs = self._queue()
-        records = [self._settled(record, jobs) for record in all_open_records(self.results)]
-        known = places([record for record in records if record is not None], jobs)
+        records = all_open_records(self.results)
+        jobs = self._queue(records)
+        settled = [self._settled(record, jobs) for record in records]
+        known = places([record for record in settled if record is not None], jobs)
         missing = [task for task in tasks if not self._is_elsewhere(task, known.get(task.run), jobs)]
-        close_ended(self.folder.parent.parent, jobs)
+        close_ended(
+            [record for record in all_open_records(self.results) if record.cluster == self.limits.cluster], jobs
+        )
         if missing:
             self._send(missing, sum(job.is_open for job in jobs or ()))
 
-    def _queue(self) -> list[Job] | None:
-        jobs = queue()
+    def _queue(self, records: Iterable[Submission]) -> list[Job] | None:
+        jobs = queue(record.user for record in records)
         if jobs is None and not self.resubmit:
             log.warning("SLURM does not answer: what was submitted counts as queued (--resubmit: as gone)")
         return jobs
 
     def _settled(self, record: Submission, jobs: list[Job] | None) -> Submission | None:
         """A record whose submitter died gets its job's number, or goes."""
-        if record.job or jobs is None:
+        if record.job or jobs is None or record.cluster != self.limits.cluster:
             return record
         if (wait := record.submitted + IN_FLIGHT - time.time()) > 0:
             time.sleep(wait)
@@ -139,10 +145,10 @@ class Slurm:
             return True
         if place is None:
             return False
-        if jobs is None:
+        if jobs is None or place.submission.cluster != self.limits.cluster:
             return not self.resubmit
         if place.job is not None and place.job.is_open:
-            return True
+            return not failed_since(task, place.submission)
         note_end(task, place)
         return False
 
@@ -150,7 +156,7 @@ class Slurm:
         """Array by array; when SLURM refuses one, those before it stay and are named."""
         packs = self._packs(tasks)
         room = max(0, self.limits.jobs - queued)
-        self.left_over = sum(len(pack) for pack in packs[room:])
+        self.unsent = [task for pack in packs[room:] for task in pack]
         code = snapshot(self.folder)
         for start in range(0, min(room, len(packs)), self.limits.array):
             chunk = packs[start : min(start + self.limits.array, room)]
@@ -170,6 +176,8 @@ class Slurm:
             job="",
             tasks=tuple(tuple(task.run for task in pack) for pack in packs),
             submitted=time.time(),
+            cluster=self.limits.cluster,
+            user=getpass.getuser(),
             minutes=config.time,
             warning=warning_seconds(config.time),
             processes=config.processes,
@@ -206,17 +214,21 @@ class Slurm:
                 yield Outcome(task, states[task])
             if time.monotonic() - asked > ASK:
                 asked = time.monotonic()
-                for task, state in self._given_up(left):
+                if self.unsent:
+                    with self._submitting():
+                        self._submit(self.unsent)
+                for task, state in self._given_up([task for task in left if task not in self.unsent]):
                     left.remove(task)
                     yield Outcome(task, state)
             time.sleep(LOOK)
 
     def _given_up(self, tasks: Iterable[Task]) -> list[tuple[Task, State]]:
-        """Tasks of which no job is left, and how they ended; or that never had one, for want of room."""
-        jobs = queue()
+        """Tasks of which no job is left, and how they ended."""
+        records = all_open_records(self.results)
+        jobs = queue(record.user for record in records)
         if jobs is None:
             return []
-        known = places(all_open_records(self.results), jobs)
+        known = places(records, jobs)
         return [
             (task, task.directory.read_state())
             for task in tasks
@@ -224,11 +236,17 @@ class Slurm:
         ]
 
 
-def close_ended(results: Path, jobs: list[Job] | None) -> None:
+def failed_since(task: Task, submission: Submission) -> bool:
+    """Whether the run came to its end within this submission: its job will not do it again."""
+    state = task.directory.read_state()
+    return state.status is Status.FAILED and state.heartbeat > submission.submitted
+
+
+def close_ended(records: Iterable[Submission], jobs: list[Job] | None) -> None:
     """Put away the records whose jobs have ended; how their runs ended is noted first."""
     if jobs is None:
         return
-    for record in all_open_records(results):
+    for record in records:
         if record.job and is_over(record, jobs):
             for run, place in places([record], jobs).items():
                 note_end(Task(record.results, run), place)
@@ -246,9 +264,9 @@ def note_end(task: Task, place: Place) -> None:
 def packed(tasks: Sequence[Task], seconds: Sequence[float], most: float, longest: int) -> list[Sequence[Task]]:
     """Neighbours together, up to so many seconds and so many runs; in order, none left out."""
     packs: list[list[Task]] = []
-    filled = most
+    filled = 0.0
     for task, cost in zip(tasks, seconds, strict=True):
-        if filled + cost > most or len(packs[-1]) >= longest:
+        if not packs or filled + cost > most or len(packs[-1]) >= longest:
             packs.append([])
             filled = 0.0
         packs[-1].append(task)
@@ -286,7 +304,7 @@ def make_executor(config: SlurmConfig, record: Submission) -> submitit.SlurmExec
         signal_delay_s=record.warning,
         array_parallelism=config.parallel or len(record.tasks),
         setup=[*config.setup, *setup_lines(config, record)],
-        srun_args=[f"--cpus-per-task={config.cpus}", "--kill-on-bad-exit=1", *config.srun],
+        srun_args=[f"--cpus-per-task={config.cpus}", "--kill-on-bad-exit=0", *config.srun],
         additional_parameters={**flags, **requeue},
     )
     return executor

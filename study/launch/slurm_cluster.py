@@ -92,10 +92,11 @@ def submit_limits() -> list[int]:
     return caps + [int(cap) for name, cap in (line.split("|") for line in told.splitlines()) if name in names and cap]
 
 
-def queue() -> list[Job] | None:
-    """All jobs of this user, ended ones too as long as the controller remembers them; None if it does not answer."""
+def queue(users: Iterable[str] = ()) -> list[Job] | None:
+    """All jobs of ours and of these users, also ended ones that SLURM remembers; None if it does not answer."""
+    names = ",".join(sorted({getpass.getuser(), *users}))
     columns = ",".join([*(f"{name}:{width}" for name, width in COLUMNS.items()), "Reason:200"])
-    told = ask("squeue", "-h", "-r", "-a", "-t", "all", "-u", getpass.getuser(), "-O", columns)
+    told = ask("squeue", "-h", "-r", "-a", "-t", "all", "-u", names, "-O", columns)
     return None if told is None else [parse_job(line) for line in told.splitlines() if line.strip()]
 
 
@@ -152,3 +153,8 @@ def this_job() -> str:
 def this_restart() -> int:
     """How often SLURM started this job again before this time."""
     return int(os.environ.get("SLURM_RESTART_COUNT", 0))
+
+
+def this_rank() -> int:
+    """Of this process among those of its job."""
+    return int(os.environ.get("SLURM_PROCID", 0))

@@ -35,6 +35,8 @@ def end_of(place: Place) -> tuple[Failure, str]:
         return Failure.KILLED, (
             f"job {number} could not be started{where(job)}: is {place.submission.results} shared with that node?"
         )
+    if place.submission.processes > 1:
+        return Failure.NODE_LOST, f"one of the {place.submission.processes} processes of job {number} was lost"
     return Failure.KILLED, last_complaint(place) or f"job {number} ended as {job.state}{where(job)}"
 
 

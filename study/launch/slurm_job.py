@@ -20,7 +20,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from study.interruption import POLITE
-from study.launch.slurm_cluster import PATIENCE, ask, this_job, this_restart
+from study.launch.slurm_cluster import PATIENCE, ask, this_job, this_rank, this_restart
 from study.launch.slurm_record import Submission, read_record
 from study.run_directory import Failure, State, Status
 from study.strict import ConfigError
@@ -128,12 +128,31 @@ def do_task(record: str, index: int) -> None:
     """The body of a job. Leaves with the exit code that SLURM is to show."""
     with Signals() as signals:
         try:
-            code = Body(read_record(Path(record)), index, signals).work()
+            submission = read_record(Path(record))
+            body = Body(submission, index, signals)
+            code = body.work() if submission.processes == 1 else work_together(body)
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             code = 2
     if code:
         sys.exit(code)
+
+
+def work_together(body: Body) -> int:
+    """The same by every process of a job that trains one run in several."""
+    from submitit.helpers import TorchDistributedEnvironment
+
+    from study.distributed import LostRankError, join
+
+    chosen = {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ}
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    os.environ.update(chosen)
+    try:
+        with join():
+            return body.work()
+    except LostRankError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
 
 
 class Body:
@@ -144,35 +163,40 @@ class Body:
 
     def work(self) -> int:
         """Every run that is neither done nor in other hands; the exit code says whether one failed."""
+        from study.distributed import current
         from study.launch.work import Task
 
         failed = 0
         for run in self.runs:
-            if self.signals.numbers:
+            if current().largest(len(self.signals.numbers)):
                 return self.leave()
             state = self.do(Task(self.submission.results, run))
-            if state is not None and state.status is Status.PENDING:
+            if state is not None and state.failure in (Failure.PREEMPTED, Failure.STOPPED):
                 return self.leave(Task(self.submission.results, run))
-            failed += state is not None and state.status is Status.FAILED
+            failed += state is not None and state.status is not Status.DONE
         return 1 if failed else 0
 
     def do(self, task: Task) -> State | None:
-        from study.launch.work import perform
+        from study.distributed import current
+        from study.launch.together import perform_together
         from study.run import run
 
-        before = task.directory.read_state()
-        if before.status in (Status.DONE, Status.FAILED):
+        before = current().first_alone(lambda: note_silent_end(task))
+        failed_here = before.status is Status.FAILED and before.heartbeat > self.submission.submitted
+        if before.status is Status.DONE or failed_here:
             say(f"{task.run} {before.status}")
             return before
-        note_silent_end(task, before)
         self.images = before.images
-        state = perform(task, run).state
+        state = perform_together(task, run).state
         told = "is being done elsewhere" if state is None else f"{state.status} {state.message or ''}"
         say(f"{task.run} {told}")
         return state
 
     def leave(self, task: Task | None = None) -> int:
-        """Note why the run in hand stopped, and ask to come back where nobody else has."""
+        """Note why the run in hand stopped, and ask to come back where nobody else has. The first rank speaks for all:
+        the others leave in peace, or SLURM would end it before it is through."""
+        if this_rank() > 0:
+            return 0
         number = self.signals.numbers[0] if self.signals.numbers else signal.SIGTERM
         leave = reason_to_leave(number, Standing.asked(), self.submission.warning, this_restart())
         say(f"leaving: {leave.failure}, {leave.message}")
@@ -196,12 +220,15 @@ class Body:
         return stuck
 
 
-def note_silent_end(task: Task, before: State) -> None:
-    """This job was here before and left no word, or the run's last process did: say so in the run's log."""
+def note_silent_end(task: Task) -> State:
+    """How the run stands; if its last process left no word, that is noted."""
     from study.launch.work import record_death
 
-    if before.status is Status.RUNNING:
-        record_death(task, Failure.NODE_LOST, f"{before.host}:{before.pid} fell silent; job {this_job()} continues it")
+    state = task.directory.read_state()
+    if state.status is not Status.RUNNING:
+        return state
+    message = f"{state.host}:{state.pid} fell silent; job {this_job()} continues it"
+    return record_death(task, Failure.NODE_LOST, message).state or state
 
 
 def requeue() -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +27,8 @@ class Submission:
     job: str  # SLURM's number; empty until it said one
     tasks: tuple[tuple[str, ...], ...]  # run ids
     submitted: float  # seconds since 1970
+    cluster: str
+    user: str
     minutes: int  # time limit
     warning: int  # seconds before the limit at which SLURM is asked to send its signal
     processes: int
@@ -111,12 +112,15 @@ def all_open_records(results: Path) -> list[Submission]:
 
 
 def places(records: Iterable[Submission], queue: list[Job] | None) -> dict[str, Place]:
-    """By run id, the newest place of each run; of a silent SLURM, places without jobs."""
-    jobs = {(job.array, job.index): job for job in queue or ()}
+    """By run id, the newest place of each run; of a silent SLURM, places without jobs.
+
+    Jobs are known by their names: numbers come again, on another cluster or after years.
+    """
+    jobs = {(job.name, job.index): job for job in queue or ()}
     found: dict[str, Place] = {}
     for record in records:
         for index, runs in enumerate(record.tasks):
-            place = Place(record, index, jobs.get((record.job, index)))
+            place = Place(record, index, jobs.get((record.name, index)))
             found.update(dict.fromkeys(runs, place))
     return found
 
@@ -127,13 +131,7 @@ def is_over(record: Submission, queue: list[Job]) -> bool:
 
 
 def jobs_of(record: Submission, queue: list[Job]) -> Iterator[Job]:
-    for job in queue:
-        if job.name == record.name if not record.job else job.array == record.job:
-            yield job
-
-
-def older_than(record: Submission, seconds: float) -> bool:
-    return time.time() - record.submitted > seconds
+    return (job for job in queue if job.name == record.name)
 
 
 def slurm_folder(sweep: Path) -> Path:
