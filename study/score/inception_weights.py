@@ -33,9 +33,9 @@ class InceptionWeights:
     sha256: str = SHA256
 
     def candidates(self) -> list[Path]:
-        """The configured path alone if there is one; else torch's hub cache."""
+        """The configured path if there is one, then torch's hub cache."""
         cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
-        return [Path(self.path)] if self.path else [cached]
+        return [Path(self.path), cached] if self.path else [cached]
 
     def missing(self) -> str | None:
         """Why there are no weights, and what to put where; None if the file is there and is the right one."""

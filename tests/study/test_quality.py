@@ -28,6 +28,7 @@ SMALL += ["train.validate_images=16", "sample.sampler.steps=2", "machine.threads
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 
 def test_run_leaves_its_scores(tmp_path: Path) -> None:

@@ -14,6 +14,12 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from study.score.inception_weights import FILE_NAME, InceptionWeights
 
 
+@pytest.fixture(autouse=True)
+def no_downloads(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever weights this machine has are not seen."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.getbasetemp() / "no-weights"))
+
+
 @pytest.fixture(scope="session")
 def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> InceptionWeights:
     """InceptionV3 with random weights at a local path, and its true checksum."""

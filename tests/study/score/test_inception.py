@@ -128,6 +128,21 @@ def test_absent_weights_say_what_to_put_where(tmp_path: Path, monkeypatch: pytes
         assert f"{name} not found" in (missing(name, InceptionWeights()) or "")
 
 
+def test_the_hub_cache_is_looked_at_after_the_configured_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is there but wrong is told, not passed over."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / FILE_NAME
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"weights")
+    sha = hashlib.sha256(b"weights").hexdigest()
+    assert InceptionWeights(None, sha).missing() is None
+    assert InceptionWeights(str(tmp_path / "absent.pth"), sha).missing() is None
+    (tmp_path / "wrong.pth").write_bytes(b"others")
+    assert f"wrong.pth has sha256 {hashlib.sha256(b'others').hexdigest()}" in (
+        InceptionWeights(str(tmp_path / "wrong.pth"), sha).missing() or ""
+    )
+
+
 def test_another_networks_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
     torch.save({"fc.weight": torch.zeros(2, 2)}, path)
