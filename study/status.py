@@ -13,14 +13,14 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.launch.slurm_cluster import Job, queue
+from study.launch.slurm_cluster import Job
 from study.launch.slurm_end import end_of
-from study.launch.slurm_record import Place, all_open_records, places
+from study.launch.slurm_record import Place, all_open_records, look, places
 from study.lease import Claim, newest
 from study.run_directory import Failure, RunDirectory, State, Status
 from study.strict import ConfigError, nearest
@@ -29,6 +29,7 @@ TAIL = 8192  # bytes of a log that are looked at
 LAST_LINES = 4  # of a failed run's log
 PROGRESS = re.compile(r"step \d+/\d+ .*")
 WATCH = 2.0  # seconds
+ASK = 15.0  # seconds between questions to a cluster
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,27 @@ class RunView:
 Queue = Mapping[str, Place]
 """By run id."""
 
+Ask = Callable[[Path], Queue]
+"""Of the runs of a store."""
+
 
 def queue_of(results: Path) -> Queue:
     """Places of a store's runs in a cluster's queue, which is asked once, and only if something was submitted."""
     records = all_open_records(results)
-    return places(records, queue(record.user for record in records) if records else None)
+    return places(records, look(records) if records else None)
+
+
+class Glimpses:
+    """`queue_of` for who looks often: SLURM hears of it now and then only."""
+
+    def __init__(self) -> None:
+        self._known: Queue = {}
+        self._asked = -ASK
+
+    def __call__(self, results: Path) -> Queue:
+        if time.monotonic() - self._asked >= ASK:
+            self._known, self._asked = queue_of(results), time.monotonic()
+        return self._known
 
 
 def view(results: Path, run: str, label: str = "", waiting: Queue | None = None) -> RunView:
@@ -133,11 +150,11 @@ def view(results: Path, run: str, label: str = "", waiting: Queue | None = None)
     return RunView(directory, label, directory.read_state(), newest(directory.path), place)
 
 
-def sweep_views(folder: Path, waiting: Queue | None = None) -> list[RunView]:
+def sweep_views(folder: Path, ask: Ask = queue_of) -> list[RunView]:
     """Every run of a sweep, in its order."""
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    known = queue_of(folder.parent) if waiting is None else waiting
-    return [view(folder.parent, point["run"], point["label"], known) for point in plan["points"]]
+    waiting = ask(folder.parent)
+    return [view(folder.parent, point["run"], point["label"], waiting) for point in plan["points"]]
 
 
 def progress(directory: RunDirectory) -> str:
@@ -157,8 +174,8 @@ def tail(path: Path) -> list[str]:
         return []
 
 
-def describe_sweep(folder: Path) -> list[str]:
-    views = sweep_views(folder)
+def describe_sweep(folder: Path, ask: Ask = queue_of) -> list[str]:
+    views = sweep_views(folder, ask)
     counts = Counter(view.standing for view in views)
     lines = [f"{folder}: {_told(counts, len(views))}"]
     width = max(len(view.label) for view in views)
@@ -169,17 +186,17 @@ def describe_sweep(folder: Path) -> list[str]:
     return lines
 
 
-def describe_run(results: Path, run: str) -> list[str]:
-    each = view(results, run, "", queue_of(results))
+def describe_run(results: Path, run: str, ask: Ask = queue_of) -> list[str]:
+    each = view(results, run, "", ask(results))
     lines = [f"{each.directory.path}: {each.standing}  {each.detail}".rstrip()]
     return lines + [f"    {line}" for line in tail(each.directory.log)[-LAST_LINES:]]
 
 
-def describe_store(results: Path) -> list[str]:
+def describe_store(results: Path, ask: Ask = queue_of) -> list[str]:
     folders = sorted(plan.parent for plan in results.glob("*/plan.json"))
-    lines, waiting = [], queue_of(results)
+    lines, waiting = [], ask(results)
     for folder in folders:
-        views = sweep_views(folder, waiting)
+        views = sweep_views(folder, lambda _: waiting)
         lines.append(f"{folder}: {_told(Counter(view.standing for view in views), len(views))}")
     return lines or [f"{results}: no sweep yet"]
 
@@ -188,12 +205,12 @@ def _told(counts: Counter[str], total: int) -> str:
     return f"{total} runs: " + ", ".join(f"{count} {standing}" for standing, count in counts.most_common())
 
 
-def describe(results: Path, name: str | None) -> list[str]:
+def describe(results: Path, name: str | None, ask: Ask = queue_of) -> list[str]:
     """A store, a sweep of it by name or path, or a run by the beginning of its id."""
     if name is None:
-        return describe_store(results)
+        return describe_store(results, ask)
     folder = sweep_folder(results, name)
-    return describe_sweep(folder) if folder else describe_run(results, find_run(results, name))
+    return describe_sweep(folder, ask) if folder else describe_run(results, find_run(results, name), ask)
 
 
 def sweep_folder(results: Path, name: str) -> Path | None:
@@ -222,10 +239,11 @@ def find_run(results: Path, name: str) -> str:
 
 
 def _frames(results: Path, name: str | None, watch: bool) -> Iterator[list[str]]:
-    yield describe(results, name)
+    ask = Glimpses()
+    yield describe(results, name, ask)
     while watch:
         time.sleep(WATCH)
-        yield describe(results, name)
+        yield describe(results, name, ask)
 
 
 def main(given: Sequence[str]) -> int:

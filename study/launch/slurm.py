@@ -26,6 +26,7 @@ from study.launch.slurm_record import (
     all_open_records,
     is_over,
     jobs_of,
+    look,
     new_token,
     places,
     slurm_folder,
@@ -117,8 +118,8 @@ class Slurm:
         if missing:
             self._send(missing, sum(job.is_open for job in jobs or ()))
 
-    def _queue(self, records: Iterable[Submission]) -> list[Job] | None:
-        jobs = queue(record.user for record in records)
+    def _queue(self, records: Sequence[Submission]) -> list[Job] | None:
+        jobs = look(records)
         if jobs is None and not self.resubmit:
             log.warning("SLURM does not answer: what was submitted counts as queued (--resubmit: as gone)")
         return jobs
@@ -129,7 +130,7 @@ class Slurm:
             return record
         if (wait := record.submitted + IN_FLIGHT - time.time()) > 0:
             time.sleep(wait)
-            jobs = queue() or jobs
+            jobs = queue((record.user,)) or jobs
         number = next((job.array for job in jobs_of(record, jobs)), "")
         if not number:
             record.withdraw()
@@ -225,7 +226,7 @@ class Slurm:
     def _given_up(self, tasks: Iterable[Task]) -> list[tuple[Task, State]]:
         """Tasks of which no job is left, and how they ended."""
         records = all_open_records(self.results)
-        jobs = queue(record.user for record in records)
+        jobs = look(records)
         if jobs is None:
             return []
         known = places(records, jobs)

@@ -100,6 +100,21 @@ def queue(users: Iterable[str] = ()) -> list[Job] | None:
     return None if told is None else [parse_job(line) for line in told.splitlines() if line.strip()]
 
 
+def ended(numbers: Iterable[str]) -> list[Job]:
+    """What accounting has of arrays that the controller has forgotten; nothing without accounting."""
+    columns = "JobID,JobIDRaw,State,JobName,NodeList"
+    told = ask("sacct", "-nPX", "-j", ",".join(numbers), "-o", columns) or ""
+    return [parse_ended(line) for line in told.splitlines() if line.count("|") == columns.count(",")]
+
+
+def parse_ended(line: str) -> Job:
+    """A row of `ended`'s table; the state may say more, as in `CANCELLED by 0`."""
+    name, number, state, job_name, nodes = line.split("|")
+    array, _, index = name.partition("_")
+    task = int(index) if index.isdigit() else 0
+    return Job(array, task, number, state.split()[0], 0, job_name, nodes, "")
+
+
 def parse_job(line: str) -> Job:
     """A row of `queue`'s table, whose columns are of fixed width."""
     values, start = [], 0

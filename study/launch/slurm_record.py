@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from study.atomic import write_json
-from study.launch.slurm_cluster import Job
+from study.launch.slurm_cluster import Job, ended, queue
 from study.strict import ConfigError, from_tree
 
 
@@ -109,6 +109,16 @@ def all_open_records(results: Path) -> list[Submission]:
     """Of every sweep of a store: sweeps may share runs."""
     folders = sorted({path.parent.parent for path in results.glob("*/slurm/*.json")})
     return [record for folder in folders for record in open_records(folder)]
+
+
+def look(records: Sequence[Submission]) -> list[Job] | None:
+    """Every job of these submissions that SLURM knows of, in one question, or two where some have long ended."""
+    jobs = queue(record.user for record in records)
+    if jobs is None:
+        return None
+    known = {(job.name, job.index) for job in jobs}
+    gone = {record.job for record in records for i in range(len(record.tasks)) if (record.name, i) not in known}
+    return jobs + [job for job in ended(sorted(gone - {""})) if (job.name, job.index) not in known] if gone else jobs
 
 
 def places(records: Iterable[Submission], queue: list[Job] | None) -> dict[str, Place]:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study.launch.slurm import packed, reason_of
-from study.launch.slurm_cluster import COLUMNS, Job, parse_job
+from study.launch.slurm_cluster import COLUMNS, Job, parse_ended, parse_job
 from study.launch.slurm_end import end_of
 from study.launch.slurm_job import Standing, reason_to_leave, seconds_of
 from study.launch.slurm_record import Place, Submission, is_over, jobs_of, open_records, places
@@ -74,6 +74,17 @@ def test_a_job_that_is_no_array_is_its_own_first_task() -> None:
     values = ("9", "N/A", "9", "PENDING", "0", "s.abcd", "")
     line = "".join(value.ljust(width) for value, width in zip(values, COLUMNS.values(), strict=True))
     assert parse_job(line + "Priority") == Job("9", 0, "9", "PENDING", 0, "s.abcd", "", "Priority")
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("9_2|11|CANCELLED by 0|s.abcd|n1", Job("9", 2, "11", "CANCELLED", 0, "s.abcd", "n1", "")),
+        ("9|9|NODE_FAIL|s.abcd|n[1-2]", Job("9", 0, "9", "NODE_FAIL", 0, "s.abcd", "n[1-2]", "")),
+    ],
+)
+def test_a_row_of_accounting_is_read_as_it_was_meant(line: str, meant: Job) -> None:
+    assert parse_ended(line) == meant
 
 
 @pytest.mark.parametrize(

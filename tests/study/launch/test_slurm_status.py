@@ -51,7 +51,7 @@ def say(store: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
     """The line of the run, given its state, who has its lease, and what SLURM says."""
 
     def line(job: Job | None, state: State | None = None, holder: str | None = None) -> str:
-        monkeypatch.setattr(status, "queue", lambda users: None if job is None else [job])
+        monkeypatch.setattr(status, "look", lambda records: None if job is None else [job])
         directory = RunDirectory(store, RUN)
         if state is not None:
             directory.write_state(state)
@@ -119,7 +119,7 @@ def test_cancelling_is_noted_and_passed_on(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(slurm_cluster, "cancel", lambda jobs: asked.extend(jobs) or "")
-    monkeypatch.setattr(status, "queue", lambda users: [replace(JOB, state="CANCELLED")])
+    monkeypatch.setattr(status, "look", lambda records: [replace(JOB, state="CANCELLED")])
     assert cancel.main(["s", "--results", str(store)]) == 0
     assert asked == ["7"]
     assert capsys.readouterr().out == "scancel 7\n"
@@ -142,3 +142,12 @@ def test_cancelling_a_local_run_interrupts_it(store: Path, monkeypatch: pytest.M
 def test_a_name_that_is_no_sweep_is_one_line(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cancel.main(["z", "--results", str(store)]) == 2
     assert capsys.readouterr().err.startswith("error: z is no sweep in ")
+
+
+def test_watching_asks_slurm_now_and_then(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(status, "look", lambda records: asked.append(len(records)) or [JOB])
+    glimpses = status.Glimpses()
+    for _ in range(5):
+        assert "job 7_0 running" in status.describe(store, "s", glimpses)[1]
+    assert asked == [1]
