@@ -288,13 +288,14 @@ def label_points(axes: Axes, labels: Sequence[Label]) -> None:
     with look():
         _lay_out(axes)
         points = [tuple(axes.transData.transform((label.x, label.y))) for label in labels]
-        taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in [*points, *_along_lines(axes)]]
+        centres = np.array([*points, *_along_lines(axes)])
+        taken = np.hstack([centres - 4, centres + 4])  # (boxes, 4): left, bottom, right, top
         for label in labels:
             note = axes.annotate(
                 label.text, (label.x, label.y), (0, 0), textcoords="offset points", color=label.colour, va="center"
             )
             note.set_fontsize(8)
-            taken.append(_settle(axes, note, taken))
+            taken = np.vstack([taken, _settle(axes, note, taken).extents])
 
 
 def _lay_out(axes: Axes) -> None:
@@ -303,14 +304,16 @@ def _lay_out(axes: Axes) -> None:
     figure.draw_without_rendering()
 
 
-def _settle(axes: Axes, note: Annotation, taken: Sequence[Bbox]) -> Bbox:
+def _settle(axes: Axes, note: Annotation, taken: NDArray[np.float64]) -> Bbox:
     frame = axes.get_window_extent()
     best: tuple[int, float, float, Side, Bbox] | None = None
     for x, y, side in PLACES:
         note.xyann = (x, y)
         note.set_horizontalalignment(side)
         box = note.get_window_extent()
-        hits = sum(box.overlaps(other) for other in taken)
+        apart_x = (taken[:, 0] > box.x1) | (taken[:, 2] < box.x0)
+        apart_y = (taken[:, 1] > box.y1) | (taken[:, 3] < box.y0)
+        hits = int((~(apart_x | apart_y)).sum())
         outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
         cost = hits + 8 * outside
         if best is None or cost < best[0]:

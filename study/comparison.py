@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from study.stats import t_quantile
 from study.strict import ConfigError
-from study.sweep_file import REPLICATES, Value, same_value, shown
+from study.sweep_file import REPLICATES, Value, shown, spelling
 
 FLOOR = ".real"  # ends the name of what real images score
 DETAIL = re.compile(r"val_loss_bin(?!0$)\d+$")  # bin 0, the least noise, is where loss of detail shows
@@ -208,13 +208,15 @@ def _partners(plan: Mapping[str, Any], cells: Sequence[Cell]) -> dict[str, str]:
     if not baseline:
         return {}
     moved = {key for group in plan["together"] if set(group) & set(baseline) for key in group}
-    partners = {}
+
+    def place(values: Mapping[str, Value]) -> tuple[tuple[str, str], ...]:
+        return tuple(sorted((key, spelling(v)) for key, v in values.items() if key not in moved or key in baseline))
+
+    firsts: dict[tuple[tuple[str, str], ...], str] = {}
     for cell in cells:
-        wanted = {**{key: value for key, value in cell.values.items() if key not in moved}, **baseline}
-        found = [c for c in cells if all(same_value(c.values[key], value) for key, value in wanted.items())]
-        if found:
-            partners[cell.label] = found[0].label
-    return partners
+        firsts.setdefault(place(cell.values), cell.label)
+    found = {cell.label: firsts.get(place({**cell.values, **baseline})) for cell in cells}
+    return {label: partner for label, partner in found.items() if partner is not None}
 
 
 def _metrics(rows: pd.DataFrame) -> tuple[Metric, ...]:

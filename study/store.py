@@ -51,7 +51,8 @@ def runs(path: str | Path, identities: Sequence[str] | None = None) -> pd.DataFr
     """One line per run, finished or not: its status, its failure, and the config keys that differ."""
     frames, wanted = _frames(path, identities)
     found = _runs(frames, wanted)
-    absent = pd.DataFrame({"run": [run for run in wanted if run not in set(found["run"])], "status": "pending"})
+    known = set(found["run"])
+    absent = pd.DataFrame({"run": [run for run in wanted if run not in known], "status": "pending"})
     return pd.concat([found, absent], ignore_index=True) if len(absent) else found
 
 

@@ -111,7 +111,7 @@ def to_yaml(sweep: Sweep) -> str:
 
 def same_value(one: Value, other: Value) -> bool:
     """Whether two spellings mean one value: 1 and 1.0 do, 1 and true do not."""
-    return _spelling(one) == _spelling(other)
+    return spelling(one) == spelling(other)
 
 
 def distinct(values: Sequence[Value]) -> list[Value]:
@@ -126,9 +126,10 @@ def shown(value: Value) -> str:
     return value if isinstance(value, str) else canonical_json(value)
 
 
-def _spelling(value: Value) -> str:
+def spelling(value: Value) -> str:
+    """Equal for equal values."""
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_spelling, value)) + "]"
+        return "[" + ",".join(map(spelling, value)) + "]"
     whole = isinstance(value, float) and value.is_integer()
     return canonical_json(int(value) if whole else value)
 
@@ -265,7 +266,7 @@ class _Reader:
             if inside:
                 raise self._error(("axes", key), f"axis {key} is part of axis {inside}")
         for axes in sweep.axes:
-            steps = [_spelling(list(step.values())) for step in axes.steps()]
+            steps = [spelling(list(step.values())) for step in axes.steps()]
             twice = next((index for index, step in enumerate(steps) if step in steps[:index]), None)
             if twice is not None:
                 raise self._error(("zip",), f"zip: entry {twice + 1} of {', '.join(axes.values)} is there twice")

@@ -184,27 +184,36 @@ def front_of(costs: Sequence[float], qualities: Sequence[float], higher: bool) -
     return sorted(np.flatnonzero(front).tolist(), key=lambda index: costs[index])
 
 
-def _draw_tradeoff(
-    axes: Axes, rows: Rows, placed: Sequence[tuple[Cell, Estimate, Estimate]], front: Sequence[int], metric: Metric
-) -> None:
-    deviation, freedom = spread(rows.study.cells, metric)
-    axes.plot([placed[i][1].mean for i in front], [placed[i][2].mean for i in front], color=colour(0), lw=1, alpha=0.7)
-    for index, (cell, price, quality) in enumerate(placed):
-        shade = colour(0) if index in front else GREY
-        seeds = [metric.values[run] for run in cell.runs.values() if run in metric.values]
-        reach = t_quantile(freedom) * deviation / math.sqrt(len(seeds)) if freedom else 0.0
-        axes.plot([price.mean] * len(seeds), seeds, ".", color=shade, alpha=0.35, markeredgewidth=0)
-        axes.plot([price.mean] * 2, [quality.mean - reach, quality.mean + reach], color=shade, lw=0.9)
-        axes.plot([price.mean], [quality.mean], "o", color=shade)
+Placed = tuple[Cell, Estimate, Estimate]  # a cell, its cost, its quality
+
+
+def _draw_tradeoff(axes: Axes, rows: Rows, placed: Sequence[Placed], front: Sequence[int], metric: Metric) -> None:
+    ahead = [placed[index] for index in front]
+    axes.plot(
+        [price.mean for _, price, _ in ahead], [good.mean for *_, good in ahead], color=colour(0), lw=1, alpha=0.7
+    )
+    noise = spread(rows.study.cells, metric)
+    _draw_points(axes, [placed[i] for i in sorted(set(range(len(placed))) - set(front))], metric, noise, GREY)
+    _draw_points(axes, ahead, metric, noise, colour(0))
     costs = [price.mean for _, price, _ in placed]
     axes.margins(x=0.15)
     if max(costs) > 3 * min(costs) > 0:
         axes.set_xscale("log")
         plain_log(axes, "x")
-    named = range(len(placed)) if len(placed) <= 16 else front[:: max(1, len(front) // 12)]
-    label_points(
-        axes, [Label(placed[i][1].mean, placed[i][2].mean, wrapped(brief(placed[i][0].label), 24, 2)) for i in named]
-    )
+    named = placed if len(placed) <= 16 else ahead[:: max(1, len(ahead) // 12)]
+    label_points(axes, [Label(p.mean, q.mean, wrapped(brief(cell.label), 24, 2)) for cell, p, q in named])
+
+
+def _draw_points(axes: Axes, placed: Sequence[Placed], metric: Metric, noise: tuple[float, int], shade: str) -> None:
+    """Seeds, intervals and means, all of one colour at once: there may be a thousand."""
+    deviation, freedom = noise
+    seeds = [[metric.values[run] for run in cell.runs.values() if run in metric.values] for cell, *_ in placed]
+    x, y = np.array([p.mean for _, p, _ in placed]), np.array([q.mean for *_, q in placed])
+    counts = np.array([len(values) for values in seeds])
+    reach = t_quantile(freedom) * deviation / np.sqrt(counts) if freedom else np.zeros(len(placed))
+    axes.plot(np.repeat(x, counts), [v for values in seeds for v in values], ".", color=shade, alpha=0.35, mew=0)
+    axes.vlines(x, y - reach, y + reach, color=shade, lw=0.9)
+    axes.plot(x, y, "o", color=shade)
 
 
 def relative(estimate: Estimate | None, base: float) -> tuple[float, float]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
-import time
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -54,23 +52,20 @@ def read(page: Path) -> tuple[str, WellFormed]:
     return text, parser
 
 
-def test_the_page_is_well_formed_and_needs_nothing_outside(tmp_path: Path) -> None:
-    folders = [write_study(tmp_path, "ablate_M"), write_study(tmp_path, "ablate_P", key="backbone.P")]
+def test_the_page_is_well_formed_needs_nothing_outside_and_is_the_same_twice(tmp_path: Path) -> None:
+    folders = [write_study(tmp_path, "ablate_M"), write_study(tmp_path, "ablate_P", seeds=(0,), baseline={})]
     text, parser = read(write_report(folders, tmp_path / "out"))
     assert all(address.startswith(("data:image/png;base64,", "#")) for address in parser.addresses)
     assert {address[1:] for address in parser.addresses if address.startswith("#")} <= set(parser.ids)
     outside = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text)
     assert not re.search(r"https?:|//[a-z]|url\(|@import", outside)
     assert parser.counts["img"] == 2 * 8
+    write_report(folders[:1], tmp_path / "again")
+    for path in (tmp_path / "again").rglob("ablate_M*.*"):
+        assert path.read_bytes() == (tmp_path / "out" / path.relative_to(tmp_path / "again")).read_bytes()
     figures = {path.suffix for path in (tmp_path / "out" / "figures").iterdir()}
     assert figures == {".png", ".svg"}
     assert {path.suffix for path in (tmp_path / "out" / "tables").iterdir()} == {".csv", ".tex"}
-
-
-def test_the_same_study_is_the_same_page(tmp_path: Path) -> None:
-    folder = write_study(tmp_path)
-    first, second = (write_report([folder], tmp_path / out).read_bytes() for out in ("a", "b"))
-    assert first == second
 
 
 def test_the_headline_says_what_the_statistics_say(tmp_path: Path) -> None:
@@ -130,12 +125,10 @@ def test_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "holds no results" in Path(capsys.readouterr().out.strip()).read_text(encoding="utf-8")
 
 
-def test_a_thousand_points_make_a_page_of_bounded_size(tmp_path: Path) -> None:
-    folder = write_study(tmp_path, values=tuple(range(1, 301)), seeds=(0, 1))
-    started = time.process_time()
+def test_hundreds_of_points_make_a_page_of_bounded_size(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, values=tuple(range(1, 251)), seeds=(0, 1))
     text, parser = read(write_report([folder], tmp_path / "out"))
-    print(f"{time.process_time() - started:.1f} s", file=sys.stderr)
     assert parser.counts["tr"] < 1000
     assert "The first 200 of" in text
     lines = (tmp_path / "out/tables/ablate_M-comparison.csv").read_text(encoding="utf-8").splitlines()
-    assert len(lines) > 300
+    assert len(lines) > 250
