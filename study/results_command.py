@@ -45,6 +45,9 @@ def main(given: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -63,6 +66,8 @@ def _prune(options: argparse.Namespace) -> int:
     removed = prune(options.results, options.checkpoints)
     for path in removed:
         print(f"removed {path}")
+    if not removed:
+        print(f"{options.results}: nothing to remove")
     return 0
 
 
