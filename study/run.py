@@ -108,6 +108,7 @@ def _run(
     with log_file(directory.log) if ranks.is_first else nullcontext(), StopRequest(ranks.largest) as stop:
         try:
             state = ranks.first_alone(lambda: _started(directory, state, facts))
+            trainer.meet()
             attempt = Attempt(config, trainer, directory, state, facts, stop)
             with attempt.closing:
                 attempt.train(show_bar and ranks.is_first)
@@ -161,7 +162,7 @@ def pick_device(name: str, ranks: Ranks = ALONE) -> torch.device:
         if device.type == "cuda" and ranks.world_size > 1:
             if device.index is not None:
                 raise RuntimeError("each of several ranks takes its own GPU")
-            device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
+            device = torch.device("cuda", ranks.local_rank % max(torch.cuda.device_count(), 1))
             torch.cuda.set_device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:

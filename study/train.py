@@ -60,7 +60,10 @@ class Trainer:
     """Everything that a training step changes, and the step itself."""
 
     def __init__(self, config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> None:
-        """Of several ranks, each has all weights, averages and moments, and trains on its share of every batch."""
+        """Of several ranks, each has all weights, averages and moments, and trains on its share of every batch.
+
+        They `meet` before the first step.
+        """
         check_precision(config.train.precision, device)
         check_batch(config.train.batch, ranks)
         self.config, self.device, self.ranks = config, device, ranks
@@ -76,14 +79,18 @@ class Trainer:
         if config.machine.checkpoint_activations:
             recompute_blocks(self.network)
         self.forward: nn.Module = torch.compile(self.network) if config.machine.compile else self.network  # type: ignore[assignment]
-        self.parallel = new_parallel(self.forward, device) if ranks.world_size > 1 else None
-        self.forward = self.parallel or self.forward
+        self.parallel: DistributedDataParallel | None = None
         self.images = 0  # trained on so far
         self.logged = 0  # `images` when `take_loss` was last called
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._norm = torch.zeros((), device=device)
         self._diverged_at = torch.zeros((), dtype=torch.int64, device=device)  # images; 0: not diverged
-        if self.parallel:
+
+    def meet(self) -> None:
+        """Join the gradients of several ranks. All call it, once each is known to have got this far."""
+        if self.ranks.world_size > 1:
+            self.parallel = new_parallel(self.forward, self.device)
+            self.forward = self.parallel
             self._settle()
 
     @property

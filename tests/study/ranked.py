@@ -16,6 +16,7 @@ import torch
 from study.config import RunConfig
 from study.distributed import Ranks, join
 from study.run import exit_code, run
+from study.strict import ConfigError
 from study.train import Trainer
 
 PATIENCE = 60.0  # seconds of silence in tests that lose nobody: their machine may be busy
@@ -80,7 +81,11 @@ def do_run(ranks: Ranks, config: RunConfig, prepare: Act | None = None) -> int:
     """The run, after `prepare` has put its fault in place."""
     if prepare is not None:
         prepare(ranks)
-    return exit_code(run(config))
+    try:
+        return exit_code(run(config))
+    except ConfigError as error:
+        print(f"rank {ranks.rank}: {error}", file=sys.stderr)
+        return 2
 
 
 def after_step(step: int, rank: int, action: Callable[[], object]) -> None:
@@ -114,6 +119,30 @@ def stop_rank_1_sampling(ranks: Ranks) -> None:
         return original(*args)
 
     study.attempt.draw_together = drawing
+
+
+def stop_rank_1_validating(ranks: Ranks) -> None:
+    original = Trainer._losses
+
+    def stopping(*args: Any) -> Any:
+        if ranks.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    Trainer._losses = stopping  # type: ignore[method-assign]
+
+
+def hide_data_from_rank_1(ranks: Ranks) -> None:
+    import study.train
+
+    original = study.train.load
+
+    def load(*args: Any) -> Any:
+        if ranks.rank == 1:
+            raise FileNotFoundError("no images on this machine")
+        return original(*args)
+
+    study.train.load = load
 
 
 def kill_rank_0(ranks: Ranks) -> None:

@@ -35,6 +35,7 @@ def compiled_steps(ranks: Ranks) -> None:
     words = ["backbone=dit-tiny", "backbone.depth=1", "train.batch=6", "train.lr=1e-4"]
     shared = Trainer(resolve([*words, "machine.compile=true"]), torch.device("cpu"), ranks)
     single = Trainer(resolve(words), torch.device("cpu"))
+    shared.meet()
     for _ in range(3):
         shared.step()
         single.step()

@@ -134,6 +134,7 @@ def equal_steps(ranks: Ranks, words: list[str], alone: list[str]) -> None:
     """Two ranks against one process with micro-batches of the ranks' shares, dropout included: rounding apart."""
     shared = Trainer(resolve(words), torch.device("cpu"), ranks)
     single = Trainer(resolve([*words, *alone]), torch.device("cpu"))
+    shared.meet()
     for _ in range(3):
         shared.step()
         single.step()

@@ -89,6 +89,7 @@ def test_stopped_and_resumed_with_other_counts(config: RunConfig, alone: RunDire
     [
         (faults.kill_rank_1, 1, Failure.NODE_LOST),
         (faults.ask_rank_1_to_stop, None, Failure.PREEMPTED),
+        (faults.stop_rank_1_validating, None, Failure.PREEMPTED),
     ],
 )
 def test_resumed_with_the_same_count_every_byte_is_the_same(
@@ -145,6 +146,11 @@ def test_whatever_happens_to_one_is_known_to_all(config: RunConfig, fault: Act, 
     state = RunDirectory.of(config).read_state()
     assert (state.status, state.failure) == (Status.FAILED, failure)
     assert message in (state.message or "")
+
+
+def test_what_one_rank_cannot_do_stops_all_before_anything_is_written(config: RunConfig) -> None:
+    assert together(2, do_run, config, faults.hide_data_from_rank_1) == [2, 2]
+    assert not RunDirectory.of(config).path.exists()
 
 
 def perform(ranks: Ranks, task: Task, expected: Sequence[str | None]) -> None:

@@ -19,8 +19,10 @@ import study.sample
 import study.trackers
 import study.train
 from study.compose import resolve
+from study.distributed import Ranks
 from study.run import main
 from study.run_directory import Failure, RunDirectory, Status
+from study.strict import ConfigError
 from study.train import Trainer
 from tests.study.short_run import fail_at
 
@@ -196,3 +198,13 @@ def test_a_state_that_cannot_be_written_is_said(
     said = capsys.readouterr().err
     assert "storage: [Errno 28] No space left on device" in said
     assert "the state could not be recorded" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("cuda:1", "each of several ranks takes its own GPU"), ("quantum", "Expected one of")]
+)
+def test_devices_that_several_ranks_cannot_have(name: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        study.run.pick_device(name, Ranks(0, 2))
+    assert str(refusal.value).startswith(f"machine.device={name!r} is not usable here ({reason}")
+    assert study.run.pick_device("cpu", Ranks(1, 2)) == torch.device("cpu")

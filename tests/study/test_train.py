@@ -329,3 +329,13 @@ def test_batches_index_the_resident_set() -> None:
     batch = trainer.draws.batch(trainer.network, 0, 4)
     index = trainer.draws._indices(0, 4)
     assert torch.equal(batch.x0, trainer.draws.images.to_float(trainer.draws.images.images[index]))
+
+
+@pytest.mark.parametrize("part", [slice(0, 3), slice(3, 8), slice(7, 8)])
+def test_a_part_of_a_batch_is_what_it_was_in_the_whole(part: slice) -> None:
+    draws = Trainer(config("train.flip=true", "data.count=11"), CPU).draws
+    network = new_network(config())
+    for mine, whole in zip(draws.batch(network, 16, 8, part), draws.batch(network, 16, 8), strict=True):
+        assert mine is not None
+        assert whole is not None
+        assert torch.equal(mine, whole[part])
