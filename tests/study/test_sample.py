@@ -21,7 +21,9 @@ from torch import Tensor
 
 from models import Denoiser
 from models.dit import DiT, DiTConfig
+from study.compose import resolve
 from study.diffusion import FlowConfig, GaussianConfig, Process, SamplerConfig, make_process
+from study.run_directory import RunDirectory
 from study.sample import (
     GRID_LINE,
     MEANING,
@@ -36,6 +38,7 @@ from study.sample import (
     write_for_adm,
     write_grid,
 )
+from tests.study.short_run import SMALL, finished
 
 CONFIG = DiTConfig(size=(8, 8), P=4, channels=1, width=16, depth=1, heads=2, classes=5, learn_sigma=False)
 PROCESS = make_process(GaussianConfig(variance="fixed_small"))
@@ -251,6 +254,18 @@ def test_samples_of_something_else_are_dropped_at_once_or_not_at_all(
     assert list(tmp_path.iterdir()) == []
     drop_others(tmp_path, meaning)  # nothing there: nothing to do
     drop_others(tmp_path / "never made", meaning)
+
+
+def test_a_run_draws_samples_left_by_other_weights_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clean = finished([*SMALL, f"results={tmp_path / 'clean'}"])
+    words = [*SMALL, f"results={tmp_path / 'left'}"]
+    folder = RunDirectory.of(resolve(words)).samples
+    draw(range(4), folder=folder)
+    with caplog.at_level(logging.WARNING):
+        left = finished(words)
+    assert "will be drawn again" in caplog.text
+    for name in ("adm.npz", MEANING):
+        assert (left.samples / name).read_bytes() == (clean.samples / name).read_bytes()
 
 
 def test_progress_counts_every_evaluation_and_what_was_there(tmp_path: Path) -> None:
