@@ -302,7 +302,8 @@ def new_parallel(network: nn.Module, device: torch.device) -> DistributedDataPar
     A compiled network goes inside: compiling around it would compile again for every micro-batch that waits.
     """
     ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=True, **{SYNC_BUFFERS: False})
+    options: dict[str, Any] = {SYNC_BUFFERS: False}
+    return DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=True, **options)
 
 
 def check_batch(batch: int, ranks: Ranks) -> None:

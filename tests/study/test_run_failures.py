@@ -190,7 +190,7 @@ def test_a_disk_that_is_full_from_the_start(
 def test_a_state_that_cannot_be_written_is_said(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(path: Path, value: object) -> None:
+    def full(path: Path, value: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(study.run_directory, "write_json", full)
