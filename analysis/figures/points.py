@@ -209,7 +209,7 @@ def _draw_points(axes: Axes, placed: Sequence[Placed], metric: Metric, noise: tu
     deviation, freedom = noise
     seeds = [[metric.values[run] for run in cell.runs.values() if run in metric.values] for cell, *_ in placed]
     x, y = np.array([p.mean for _, p, _ in placed]), np.array([q.mean for *_, q in placed])
-    counts = np.array([len(values) for values in seeds])
+    counts = np.array([len(values) for values in seeds], dtype=int)
     reach = t_quantile(freedom) * deviation / np.sqrt(counts) if freedom else np.zeros(len(placed))
     axes.plot(np.repeat(x, counts), [v for values in seeds for v in values], ".", color=shade, alpha=0.35, mew=0)
     axes.vlines(x, y - reach, y + reach, color=shade, lw=0.9)
