@@ -17,8 +17,8 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmiss
 
 from study.estimate import estimate
 from study.launch.config import SlurmConfig
-from study.launch.slurm_cluster import Job, check_installed, check_options, limits, queue, refusal
-from study.launch.slurm_end import end_of
+from study.launch.slurm_cluster import Job, check_installed, check_options, limits, refusal
+from study.launch.slurm_end import UNSHARED, end_of
 from study.launch.slurm_job import do_task
 from study.launch.slurm_record import (
     Place,
@@ -108,6 +108,7 @@ class Slurm:
 
     def _submit(self, tasks: Sequence[Task]) -> None:
         records = all_open_records(self.results)
+        let_arrive(records)
         jobs = self._queue(records)
         settled = [self._settled(record, jobs) for record in records]
         known = places([record for record in settled if record is not None], jobs)
@@ -115,6 +116,7 @@ class Slurm:
         close_ended(
             [record for record in all_open_records(self.results) if record.cluster == self.limits.cluster], jobs
         )
+        self.held = len(tasks) - len(missing)
         if missing:
             self._send(missing, sum(job.is_open for job in jobs or ()))
 
@@ -128,9 +130,6 @@ class Slurm:
         """A record whose submitter died gets its job's number, or goes."""
         if record.job or jobs is None or record.cluster != self.limits.cluster:
             return record
-        if (wait := record.submitted + IN_FLIGHT - time.time()) > 0:
-            time.sleep(wait)
-            jobs = queue((record.user,)) or jobs
         number = next((job.array for job in jobs_of(record, jobs)), "")
         if not number:
             record.withdraw()
@@ -237,6 +236,12 @@ class Slurm:
         ]
 
 
+def let_arrive(records: Iterable[Submission]) -> None:
+    """Wait until no array can be on its way to SLURM any more whose submitter died before it heard the number."""
+    sent = max((record.submitted for record in records if not record.job), default=0.0)
+    time.sleep(max(0.0, sent + IN_FLIGHT - time.time()))
+
+
 def failed_since(task: Task, submission: Submission) -> bool:
     """Whether the run came to its end within this submission: its job will not do it again."""
     state = task.directory.read_state()
@@ -316,7 +321,7 @@ def setup_lines(config: SlurmConfig, record: Submission) -> list[str]:
     path, threads = shlex.quote(str(record.path)), config.cpus
     lost = shlex.quote(f"error: {record.results} is not the folder that the jobs were submitted from, on node")
     return [
-        f'grep -qs {record.token} {path} || {{ echo {lost} "$SLURMD_NODENAME" >&2; exit 66; }}',
+        f'grep -qs {record.token} {path} || {{ echo {lost} "$SLURMD_NODENAME" >&2; exit {UNSHARED}; }}',
         f'export PYTHONPATH={shlex.quote(record.code)}"${{PYTHONPATH:+:$PYTHONPATH}}" PYTHONSAFEPATH=1',
         f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}",
     ]

@@ -19,7 +19,16 @@ AT_WORK = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALI
 PASSING = "down, drained or reserved"
 """In a complaint about nodes that may come back: a job would wait for them."""
 
-COLUMNS = {"ArrayJobID": 20, "ArrayTaskID": 12, "JobID": 20, "State": 20, "RestartCnt": 12, "Name": 80, "NodeList": 60}
+COLUMNS = {
+    "ArrayJobID": 20,
+    "ArrayTaskID": 12,
+    "JobID": 20,
+    "State": 20,
+    "RestartCnt": 12,
+    "exit_code": 12,
+    "Name": 80,
+    "NodeList": 60,
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class Job:
     number: str  # what SLURM_JOB_ID holds within it
     state: str
     restarts: int
+    code: int  # its shell's exit code
     name: str
     nodes: str
     reason: str
@@ -102,17 +112,16 @@ def queue(users: Iterable[str] = ()) -> list[Job] | None:
 
 def ended(numbers: Iterable[str]) -> list[Job]:
     """What accounting has of arrays that the controller has forgotten; nothing without accounting."""
-    columns = "JobID,JobIDRaw,State,JobName,NodeList"
+    columns = "JobID,JobIDRaw,State,ExitCode,JobName,NodeList"
     told = ask("sacct", "-nPX", "-j", ",".join(numbers), "-o", columns) or ""
     return [parse_ended(line) for line in told.splitlines() if line.count("|") == columns.count(",")]
 
 
 def parse_ended(line: str) -> Job:
     """A row of `ended`'s table; the state may say more, as in `CANCELLED by 0`."""
-    name, number, state, job_name, nodes = line.split("|")
+    name, number, state, code, job_name, nodes = line.split("|")
     array, _, index = name.partition("_")
-    task = int(index) if index.isdigit() else 0
-    return Job(array, task, number, state.split()[0], 0, job_name, nodes, "")
+    return Job(array, _number(index), number, state.split()[0], 0, _number(code.split(":")[0]), job_name, nodes, "")
 
 
 def parse_job(line: str) -> Job:
@@ -121,11 +130,15 @@ def parse_job(line: str) -> Job:
     for width in COLUMNS.values():
         values.append(line[start : start + width].strip())
         start += width
-    array, index, number, state, restarts, name, nodes = values
-    number_of = int(index) if index.isdigit() else 0
-    return Job(
-        array, number_of, number, state, int(restarts) if restarts.isdigit() else 0, name, nodes, line[start:].strip()
-    )
+    array, index, number, state, restarts, ending, name, nodes = values
+    code = _number(ending) >> 8  # as wait(2) gives it
+    reason = line[start:].strip()
+    return Job(array, _number(index), number, state, _number(restarts), code, name, nodes, reason)
+
+
+def _number(text: str) -> int:
+    """SLURM writes N/A where there is none."""
+    return int(text) if text.isdigit() else 0
 
 
 def check_options(names: Iterable[str]) -> None:

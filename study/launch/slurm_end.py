@@ -17,7 +17,8 @@ ENDS = {
     "PREEMPTED": (Failure.PREEMPTED, "its job made room for another"),
     "OUT_OF_MEMORY": (Failure.OUT_OF_MEMORY, "its job needed more memory than launcher.mem"),
 }
-LAST_BYTES = 4096
+LAST_BYTES = 4096  # of a log
+UNSHARED = 66  # exit code of a job that does not see the folder it was submitted from (EX_NOINPUT)
 
 
 def end_of(place: Place) -> tuple[Failure, str]:
@@ -31,13 +32,12 @@ def end_of(place: Place) -> tuple[Failure, str]:
     if job.state in ENDS:
         failure, message = ENDS[job.state]
         return failure, f"{message} ({number}{where(job)})"
-    if "JobLaunchFailure" in job.reason or "launch" in job.reason.lower():
-        return Failure.KILLED, (
-            f"job {number} could not be started{where(job)}: is {place.submission.results} shared with that node?"
-        )
+    if job.reason == "JobLaunchFailure" or job.code == UNSHARED:
+        how = "could not be started" if job.code != UNSHARED else "found no record of itself"
+        return Failure.KILLED, f"job {number} {how}{where(job)}: is {place.submission.results} shared with that node?"
     if place.submission.processes > 1:
         return Failure.NODE_LOST, f"one of the {place.submission.processes} processes of job {number} was lost"
-    return Failure.KILLED, last_complaint(place) or f"job {number} ended as {job.state}{where(job)}"
+    return Failure.KILLED, last_complaint(place) or f"job {number} left with exit code {job.code}{where(job)}"
 
 
 def where(job: Job) -> str:

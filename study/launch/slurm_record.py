@@ -61,7 +61,7 @@ class Submission:
 
     def withdraw(self) -> None:
         """It was never submitted."""
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """All of its jobs have ended, and their ends are noted."""

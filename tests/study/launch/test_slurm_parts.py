@@ -28,7 +28,7 @@ RUNNING = Standing("RUNNING", 0, False, 3600.0)
 
 
 def job(**given: object) -> Job:
-    return replace(Job("7", 0, "7", "RUNNING", 0, "s.abcd", "n1", "None"), **given)  # type: ignore[arg-type]
+    return replace(Job("7", 0, "7", "RUNNING", 0, 0, "s.abcd", "n1", "None"), **given)  # type: ignore[arg-type]
 
 
 def record(folder: Path, **given: object) -> Submission:
@@ -59,28 +59,30 @@ def test_packs_hold_every_run_once_in_order_and_within_both_bounds(seconds: Sequ
         number=st.integers(1, 10**8).map(str),
         state=st.sampled_from(["PENDING", "RUNNING", "NODE_FAIL", "OUT_OF_MEMORY"]),
         restarts=st.integers(0, 999),
+        code=st.integers(0, 255),
         name=st.from_regex(r"[A-Za-z0-9_.\-]{1,70}", fullmatch=True),
         nodes=st.sampled_from(["", "n0", "node[01-12,14]"]),
         reason=st.sampled_from(["None", "Priority", "ReqNodeNotAvail, UnavailableNodes:n[1-3]"]),
     )
 )
 def test_a_row_of_squeue_is_read_as_it_was_meant(meant: Job) -> None:
-    values = (meant.array, meant.index, meant.number, meant.state, meant.restarts, meant.name, meant.nodes)
+    ending = meant.code << 8 | (9 if meant.code == 0 else 0)  # of a job that a signal ended, only the signal
+    values = (meant.array, meant.index, meant.number, meant.state, meant.restarts, ending, meant.name, meant.nodes)
     line = "".join(str(value).ljust(width) for value, width in zip(values, COLUMNS.values(), strict=True))
     assert parse_job(line + meant.reason.ljust(200)) == meant
 
 
 def test_a_job_that_is_no_array_is_its_own_first_task() -> None:
-    values = ("9", "N/A", "9", "PENDING", "0", "s.abcd", "")
+    values = ("9", "N/A", "9", "PENDING", "0", "0", "s.abcd", "")
     line = "".join(value.ljust(width) for value, width in zip(values, COLUMNS.values(), strict=True))
-    assert parse_job(line + "Priority") == Job("9", 0, "9", "PENDING", 0, "s.abcd", "", "Priority")
+    assert parse_job(line + "Priority") == Job("9", 0, "9", "PENDING", 0, 0, "s.abcd", "", "Priority")
 
 
 @pytest.mark.parametrize(
     ("line", "meant"),
     [
-        ("9_2|11|CANCELLED by 0|s.abcd|n1", Job("9", 2, "11", "CANCELLED", 0, "s.abcd", "n1", "")),
-        ("9|9|NODE_FAIL|s.abcd|n[1-2]", Job("9", 0, "9", "NODE_FAIL", 0, "s.abcd", "n[1-2]", "")),
+        ("9_2|11|CANCELLED by 0|0:15|s.abcd|n1", Job("9", 2, "11", "CANCELLED", 0, 0, "s.abcd", "n1", "")),
+        ("9|9|FAILED|66:0|s.abcd|n[1-2]", Job("9", 0, "9", "FAILED", 0, 66, "s.abcd", "n[1-2]", "")),
     ],
 )
 def test_a_row_of_accounting_is_read_as_it_was_meant(line: str, meant: Job) -> None:

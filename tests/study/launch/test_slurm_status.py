@@ -19,7 +19,7 @@ from study.lease import Holder, process_start, this_machine
 from study.run_directory import Failure, RunDirectory, State, Status
 
 RUN = "0123456789abcdef"
-JOB = Job("7", 0, "7", "RUNNING", 0, "s.abcd", "n1", "None")
+JOB = Job("7", 0, "7", "RUNNING", 0, 0, "s.abcd", "n1", "None")
 Say = Callable[..., str]
 
 
@@ -94,7 +94,7 @@ def test_a_lease_of_an_earlier_start_is_not_running(say: Say) -> None:
         ("TIMEOUT", "timed out: "),
         ("CANCELLED", "stopped: "),
         ("OUT_OF_MEMORY", "out of memory: "),
-        ("FAILED", "killed: job 7_0 ended as FAILED on n1"),
+        ("FAILED", "killed: job 7_0 left with exit code 0 on n1"),
     ],
 )
 def test_an_end_without_a_word_has_slurms_class(say: Say, state: str, said: str) -> None:
