@@ -161,8 +161,13 @@ class Ranks:
         assert self.store is not None
         heard = _Heard(self.store, self.world_size, min(self.timeout, SILENCE))
         while not self.store.check([key]):
-            self._check_failures()
-            heard.check()
+            try:
+                self._check_failures()
+                heard.check()
+            except LostRankError:
+                if self.store.check([key]):  # it was said meanwhile, and whoever went did so knowing it
+                    break
+                raise
             time.sleep(POLL)
         return self.store.get(key)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -216,7 +217,8 @@ def diagnose(error: BaseException, ranks: Ranks = ALONE) -> tuple[Failure, str]:
         return classify(error), message
     said = ranks.last_words()
     if said is None:
-        return Failure.NODE_LOST, f"another of the {ranks.world_size} ranks was lost: {message}"
+        reason = re.sub(r"^\[\S+\] ", "", message).split(". ")[0]  # gloo begins with its source file and ends chatty
+        return Failure.NODE_LOST, f"another of the {ranks.world_size} ranks was lost: {reason}"
     own = next((failure for failure in Failure if f": {failure}: " in said), Failure.NODE_LOST)
     return own, said
 

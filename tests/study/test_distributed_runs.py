@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,6 +103,7 @@ def test_resumed_with_the_same_count_every_byte_is_the_same(
     assert codes == expected
     state = RunDirectory.of(config).read_state()
     assert (state.status, state.failure) == (Status.PENDING, failure)
+    assert re.fullmatch(r"another of the 3 ranks was lost: [^/]+|stopped by SIGTERM", state.message or "")
     assert together(3, do_run, config) == [0, 0, 0]
     same_bytes(RunDirectory.of(config), three)
 
