@@ -6,6 +6,10 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
+import pandas as pd
+
+from analysis import render
+
 STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
@@ -57,6 +61,20 @@ for (const table of document.querySelectorAll("figure.table table")) {
   });
 }
 """
+
+
+MOST_LINES = 200  # of a table
+
+
+def beginning(frame: pd.DataFrame) -> pd.DataFrame:
+    """A long table's first lines, with a note that says how many there are."""
+    if len(frame) <= MOST_LINES:
+        return frame
+    first = frame.head(MOST_LINES).copy()
+    bold = [(line, name) for line, name in frame.attrs.get("bold", []) if line < MOST_LINES]
+    told = [*render.notes(frame), f"The first {MOST_LINES} of {len(frame)} lines."]
+    first.attrs = {**frame.attrs, "bold": bold, "notes": told}
+    return first
 
 
 def page(title: str, parts: Sequence[str]) -> str:

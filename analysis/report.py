@@ -25,7 +25,6 @@ from analysis.rows import Rows, load_rows
 from analysis.style import describe, encode
 from study.atomic import write_file, write_text
 
-MOST_LINES = 200  # of a table in the page; its CSV has all
 MANY = 40  # points beyond which curves cannot be told apart
 
 
@@ -109,12 +108,7 @@ def _table(frame: pd.DataFrame, name: str, out: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / f"{name}.csv", lambda path: frame.to_csv(path, index=False))
     write_text(folder / f"{name}.tex", render.latex(frame))
-    if len(frame) <= MOST_LINES:
-        return page.wide(render.html(frame))
-    first = frame.head(MOST_LINES)
-    first.attrs = {**frame.attrs, "bold": [(line, name) for line, name in frame.attrs["bold"] if line < MOST_LINES]}
-    told = f"The first {MOST_LINES} of {len(frame)} lines; all are in tables/{name}.csv."
-    return page.wide(render.html(first)) + page.paragraph(told, "small")
+    return page.wide(render.html(page.beginning(frame)))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -13,6 +13,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from analysis import render
+from analysis.page import beginning
 from analysis.style import describe, encode
 
 
@@ -37,4 +38,5 @@ def output(thing: Figure | pd.DataFrame | str) -> Output:
         return Output({"image/png": encode(thing), "text/plain": describe(thing)})
     if isinstance(thing, str):
         return Output({"text/markdown": thing, "text/plain": thing})
-    return Output({"text/html": render.html(thing), "text/plain": render.markdown(thing)})
+    first = beginning(thing)
+    return Output({"text/html": render.html(first), "text/plain": render.markdown(first)})

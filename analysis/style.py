@@ -283,8 +283,11 @@ PLACES: tuple[tuple[float, float, Side], ...] = (
 )
 
 
-def label_points(axes: Axes, labels: Sequence[Label]) -> None:
-    """Names beside points, each at the first place where it covers no point, line or name and stays inside the axes."""
+def label_points(axes: Axes, labels: Sequence[Label], all_of_them: bool = True) -> None:
+    """Names beside points, each at the first place where it covers no point, line or name and stays inside the axes.
+
+    Without `all_of_them` a name that finds no such place is left out.
+    """
     with look():
         _lay_out(axes)
         points = [tuple(axes.transData.transform((label.x, label.y))) for label in labels]
@@ -295,7 +298,11 @@ def label_points(axes: Axes, labels: Sequence[Label]) -> None:
                 label.text, (label.x, label.y), (0, 0), textcoords="offset points", color=label.colour, va="center"
             )
             note.set_fontsize(8)
-            taken = np.vstack([taken, _settle(axes, note, taken).extents])
+            box, hits = _settle(axes, note, taken)
+            if hits and not all_of_them:
+                note.remove()
+            else:
+                taken = np.vstack([taken, box.extents])
 
 
 def _lay_out(axes: Axes) -> None:
@@ -304,7 +311,8 @@ def _lay_out(axes: Axes) -> None:
     figure.draw_without_rendering()
 
 
-def _settle(axes: Axes, note: Annotation, taken: NDArray[np.float64]) -> Bbox:
+def _settle(axes: Axes, note: Annotation, taken: NDArray[np.float64]) -> tuple[Bbox, int]:
+    """Where the note came to lie, and how much it covers there."""
     frame = axes.get_window_extent()
     best: tuple[int, float, float, Side, Bbox] | None = None
     for x, y, side in PLACES:
@@ -321,7 +329,7 @@ def _settle(axes: Axes, note: Annotation, taken: NDArray[np.float64]) -> Bbox:
     assert best is not None
     note.xyann = (best[1], best[2])
     note.set_horizontalalignment(best[3])
-    return best[4]
+    return best[4], best[0]
 
 
 def _along_lines(axes: Axes) -> Iterator[tuple[float, float]]:

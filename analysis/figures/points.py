@@ -28,6 +28,7 @@ from study.comparison import Cell, Estimate, Metric, differences, mean_of, sprea
 from study.stats import pareto_front, t_quantile
 
 MOST = 40  # points in one figure
+FEW = 16  # points that can all be named
 HIGHER_IS_BETTER = ("is", "precision", "recall", "density", "coverage", "agreement")
 
 
@@ -148,13 +149,7 @@ def _verdict(estimate: Estimate) -> str:
 def tradeoff(rows: Rows, metric: str, cost: str = "gmacs") -> Figure:
     """Quality against what it costs, with the front of points that none beats in both."""
     chosen, spent = rows.metric(metric), in_readable_units(rows.metric(cost))
-    placed = [
-        (cell, price, quality)
-        for cell in rows.study.cells
-        if (price := mean_of(cell, spent)) is not None and (quality := mean_of(cell, chosen)) is not None
-    ]
-    if not placed:
-        raise CannotShowError(f"No point of {rows.name} has both {metric} and {cost}.")
+    placed = placed_by(rows, chosen, spent)
     figure, axes = canvas(height=3.8)
     prices, qualities = [price.mean for _, price, _ in placed], [quality.mean for *_, quality in placed]
     _draw_tradeoff(axes, rows, placed, front_of(prices, qualities, is_higher_better(metric)), chosen)
@@ -162,6 +157,28 @@ def tradeoff(rows: Rows, metric: str, cost: str = "gmacs") -> Figure:
     axes.set_ylabel(f"{metric} ({better(metric)})")
     caption(figure, f"Line: points that no other beats in both. Small dots: seeds. {noise_words(rows, chosen)}")
     return figure
+
+
+Placed = tuple[Cell, Estimate, Estimate]  # a cell, its cost, its quality
+
+
+def placed_by(rows: Rows, metric: Metric, cost: Metric) -> list[Placed]:
+    """Every cell that has both."""
+    placed = [
+        (cell, price, quality)
+        for cell in rows.study.cells
+        if (price := mean_of(cell, cost)) is not None and (quality := mean_of(cell, metric)) is not None
+    ]
+    if not placed:
+        raise CannotShowError(f"No point of {rows.name} has both {metric.name} and {cost.name}.")
+    return placed
+
+
+def name_points(axes: Axes, placed: Sequence[Placed], most: int = FEW) -> None:
+    """Names beside the points, or beside some of them, evenly chosen, where there are too many."""
+    named = placed if len(placed) <= most else placed[:: math.ceil(len(placed) / most)]
+    labels = [Label(p.mean, q.mean, wrapped(brief(cell.label), 24, 2)) for cell, p, q in named]
+    label_points(axes, labels, all_of_them=named is placed)
 
 
 def noise_words(rows: Rows, metric: Metric) -> str:
@@ -184,27 +201,23 @@ def front_of(costs: Sequence[float], qualities: Sequence[float], higher: bool) -
     return sorted(np.flatnonzero(front).tolist(), key=lambda index: costs[index])
 
 
-Placed = tuple[Cell, Estimate, Estimate]  # a cell, its cost, its quality
-
-
 def _draw_tradeoff(axes: Axes, rows: Rows, placed: Sequence[Placed], front: Sequence[int], metric: Metric) -> None:
     ahead = [placed[index] for index in front]
     axes.plot(
         [price.mean for _, price, _ in ahead], [good.mean for *_, good in ahead], color=colour(0), lw=1, alpha=0.7
     )
     noise = spread(rows.study.cells, metric)
-    _draw_points(axes, [placed[i] for i in sorted(set(range(len(placed))) - set(front))], metric, noise, GREY)
-    _draw_points(axes, ahead, metric, noise, colour(0))
+    draw_points(axes, [placed[i] for i in sorted(set(range(len(placed))) - set(front))], metric, noise, GREY)
+    draw_points(axes, ahead, metric, noise, colour(0))
     costs = [price.mean for _, price, _ in placed]
     axes.margins(x=0.15)
     if max(costs) > 3 * min(costs) > 0:
         axes.set_xscale("log")
         plain_log(axes, "x")
-    named = placed if len(placed) <= 16 else ahead[:: max(1, len(ahead) // 12)]
-    label_points(axes, [Label(p.mean, q.mean, wrapped(brief(cell.label), 24, 2)) for cell, p, q in named])
+    name_points(axes, placed if len(placed) <= FEW else ahead)
 
 
-def _draw_points(axes: Axes, placed: Sequence[Placed], metric: Metric, noise: tuple[float, int], shade: str) -> None:
+def draw_points(axes: Axes, placed: Sequence[Placed], metric: Metric, noise: tuple[float, int], shade: str) -> None:
     """Seeds, intervals and means, all of one colour at once: there may be a thousand."""
     deviation, freedom = noise
     seeds = [[metric.values[run] for run in cell.runs.values() if run in metric.values] for cell, *_ in placed]

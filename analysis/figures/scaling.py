@@ -12,8 +12,17 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.compute import in_readable_units
-from analysis.figures.points import COST_NAMES, better, is_higher_better, noise_words
-from analysis.rows import CannotShowError, Rows, brief
+from analysis.figures.points import (
+    COST_NAMES,
+    FEW,
+    better,
+    draw_points,
+    is_higher_better,
+    name_points,
+    noise_words,
+    placed_by,
+)
+from analysis.rows import CannotShowError, Rows
 from analysis.style import (
     FAINT,
     GREY,
@@ -23,27 +32,29 @@ from analysis.style import (
     colour,
     drawing,
     label_ends,
-    label_points,
     plain_log,
     wrapped,
 )
 from study import stats
-from study.comparison import Cell, Metric, mean_of, spread
+from study.comparison import Cell, Metric, spread
 
 
 @drawing
 def power_law(rows: Rows, metric: str = "val_loss", cost: str = "train_pflops") -> Figure:
     """Points against cost on logarithmic axes, with the line through their runs and its 95 % band."""
     chosen, spent = rows.metric(metric), in_readable_units(rows.metric(cost))
-    x, y = _pairs(chosen, spent)
+    placed = placed_by(rows, chosen, spent)
     figure, axes = canvas(height=3.8)
-    labels = [_point(axes, rows, cell, chosen, spent) for cell in rows.study.cells]
-    fitted = _fit(axes, x, y)
+    noise = spread(rows.study.cells, chosen)
+    for shade, is_base in ((colour(0), False), (GREY, True)):
+        own = [point for point in placed if (point[0].label in rows.study.baselines) is is_base]
+        draw_points(axes, own, chosen, noise, shade)
+    fitted = _fit(axes, *_pairs(chosen, spent))
     plain_log(axes, "x")
     plain_log(axes, "y")
     axes.margins(x=0.12)
     axes.set(xlabel=COST_NAMES.get(spent.name, spent.name), ylabel=f"{metric} ({better(metric)})")
-    label_points(axes, [label for label in labels if label is not None])
+    name_points(axes, placed)
     caption(figure, f"Small dots: seeds. {fitted} {noise_words(rows, chosen)}")
     return figure
 
@@ -53,20 +64,6 @@ def _pairs(metric: Metric, cost: Metric) -> tuple[NDArray[np.float64], NDArray[n
     if not runs:
         raise CannotShowError(f"No run has both {metric.name} and {cost.name} above zero.")
     return np.array([cost.values[run] for run in runs]), np.array([metric.values[run] for run in runs])
-
-
-def _point(axes: Axes, rows: Rows, cell: Cell, metric: Metric, cost: Metric) -> Label | None:
-    price, quality = mean_of(cell, cost), mean_of(cell, metric)
-    if price is None or quality is None:
-        return None
-    deviation, freedom = spread(rows.study.cells, metric)
-    seeds = [metric.values[run] for run in cell.runs.values() if run in metric.values]
-    reach = stats.t_quantile(freedom) * deviation / math.sqrt(len(seeds)) if freedom else 0.0
-    shade = GREY if cell.label in rows.study.baselines else colour(0)
-    axes.plot([price.mean] * len(seeds), seeds, ".", color=shade, alpha=0.4, markeredgewidth=0)
-    axes.plot([price.mean] * 2, [quality.mean - reach, quality.mean + reach], color=shade, lw=0.9)
-    axes.plot([price.mean], [quality.mean], "o", color=shade)
-    return Label(price.mean, quality.mean, wrapped(brief(cell.label), 22, 2))
 
 
 def _fit(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
@@ -92,7 +89,9 @@ def by_value(rows: Rows, metric: str, key: str) -> Figure:
     figure, axes = canvas(height=3.8)
     lines = _lines(cells, chosen, rows, key)
     ends = [_line(axes, line, name, colour(index)) for index, (name, line) in enumerate(lines.items())]
-    plain_log(axes, "x", sorted({float(cell.values[key]) for cell in cells}))
+    values = sorted({float(cell.values[key]) for cell in cells})
+    if values[0] > 0:
+        plain_log(axes, "x", values if len(values) <= FEW else None)
     axes.set(xlabel=key, ylabel=f"{metric} ({better(metric)})")
     if not is_higher_better(metric):
         plain_log(axes, "y")
@@ -125,8 +124,9 @@ def _lines(cells: Sequence[Cell], metric: Metric, rows: Rows, key: str) -> dict[
 
 
 def _line(axes: Axes, line: Sequence[Spot], name: str, shade: str) -> Label:
-    for spot in line:
-        axes.plot([spot.x] * len(spot.seeds), spot.seeds, ".", color=shade, alpha=0.4, markeredgewidth=0)
-        axes.plot([spot.x] * 2, [spot.mean - spot.reach, spot.mean + spot.reach], color=shade, lw=0.9)
-    axes.plot([spot.x for spot in line], [spot.mean for spot in line], "o-", color=shade)
+    x, mean, reach = (np.array([getattr(spot, name) for spot in line]) for name in ("x", "mean", "reach"))
+    seeds = [(spot.x, seed) for spot in line for seed in spot.seeds]
+    axes.plot(*zip(*seeds, strict=True), ".", color=shade, alpha=0.4, markeredgewidth=0)
+    axes.vlines(x, mean - reach, mean + reach, color=shade, lw=0.9)
+    axes.plot(x, mean, "o-", color=shade)
     return Label(line[-1].x, line[-1].mean, wrapped(name, 22, 2), shade)
