@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY := sweeps/ablate_M.yaml
 
-.PHONY: study test notebooks check clean
+.PHONY: study test slurm-demo notebooks check clean
 
 study: $(VENV)/installed
 	$(BIN)/python -m study.sweep $(STUDY)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/slurm
+	$(BIN)/python -m pytest tests/slurm
+
+slurm-demo: $(VENV)/installed-dev
+	$(BIN)/python -m tests.slurm.demo
 
 notebooks: $(VENV)/installed-dev
 	$(BIN)/python -m analysis.notebooks

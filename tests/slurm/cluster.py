@@ -7,7 +7,6 @@ import random
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -53,6 +52,7 @@ class Cluster:
     cpus: int = 4  # per node; more than the machine has is fine
     accounting: bool = False
     max_array: int = 1001
+    features: dict[int, str] = field(default_factory=dict)  # by node: what jobs can ask for as a constraint
     pids: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -77,7 +77,7 @@ class Cluster:
             self.start_controller()
             for number in range(self.nodes):
                 self.start_node(number)
-            self._wait_until_ready()
+            self.wait_until_ready()
         except BaseException:
             self.stop()
             raise
@@ -99,8 +99,9 @@ class Cluster:
     def start_controller(self) -> None:
         self._daemon("slurmctld", "-f", str(self.conf))
 
-    def start_node(self, number: int) -> None:
-        self._daemon("slurmd", "-f", str(self.conf), "-N", f"n{number}", name=f"slurmd.n{number}")
+    def start_node(self, number: int, before: tuple[str, ...] = ()) -> None:
+        """`before` are words of a command that runs the daemon."""
+        self._daemon("slurmd", "-f", str(self.conf), "-N", f"n{number}", name=f"slurmd.n{number}", before=before)
 
     def end(self, name: str, signal: int = 15) -> None:
         """Stop one daemon, and wait until it is gone."""
@@ -119,18 +120,18 @@ class Cluster:
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=30, check=True)
         return done.stdout.strip()
 
-    def job_processes(self) -> list[int]:
-        """Everything that jobs of this cluster have started and that still lives."""
+    def job_processes(self, number: str = "") -> list[int]:
+        """Everything that jobs of this cluster, or one of them, have started and that still lives."""
         mark = f"SLURM_CONF={self.conf}".encode()
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 words = (path / "environ").read_bytes().split(b"\0")
-                if mark in words and any(word.startswith(b"SLURM_JOB_ID=") for word in words):
+                if mark in words and any(word.startswith(b"SLURM_JOB_ID=" + number.encode()) for word in words):
                     found.append(int(path.name))
         return found
 
-    def _daemon(self, program: str, *arguments: str, name: str = "") -> None:
+    def _daemon(self, program: str, *arguments: str, name: str = "", before: tuple[str, ...] = ()) -> None:
         """Kept in the foreground as our child, so that its pid is known and cannot be anybody else's."""
         name = name or program
         path = shutil.which(program, path=SEARCH)
@@ -138,7 +139,7 @@ class Cluster:
         flag = {"munged": "--foreground", "mariadbd": "--no-defaults"}.get(program, "-D")
         with (self.folder / "log" / f"{name}.out").open("ab") as out:
             process = subprocess.Popen(
-                [path, flag, *arguments],
+                [*before, path, flag, *arguments],
                 env={**self.environment, "MYSQL_UNIX_PORT": str(self.folder / "run/mysql.sock")},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -155,7 +156,8 @@ class Cluster:
         places = {"key-file": key, "socket": self._socket, "pid-file": "run/munged.pid", "log-file": "log/munged.log"}
         places["seed-file"] = "munge/seed"
         self._daemon("munged", *(f"--{option}={self.folder / place}" for option, place in places.items()))
-        self._wait_for(self._socket.exists, 10)
+        if not self._wait_for(self._socket.exists, 10):
+            raise RuntimeError((self.folder / "log" / "munged.out").read_text(errors="replace"))
 
     def _start_database(self) -> None:
         folder, sock = self.folder / "mysql", self.folder / "run/mysql.sock"
@@ -179,7 +181,9 @@ class Cluster:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port + 1)) == 0
 
-    def _wait_until_ready(self) -> None:
+    def wait_until_ready(self) -> None:
+        """Until every node has said to the controller that it is there."""
+
         def up() -> int:
             with suppress(subprocess.SubprocessError):
                 states = self.ask("sinfo", "--noheader", "--Node", "--format=%N %t").splitlines()
@@ -191,8 +195,8 @@ class Cluster:
 
         self._wait_for(ready, START)
         if up() != self.nodes:
-            logs = "".join(path.read_text(errors="replace")[-2000:] for path in (self.folder / "log").iterdir())
-            raise RuntimeError(f"the private SLURM did not come up:\n{logs}")
+            log = (self.folder / "log" / "slurmctld.log").read_text(errors="replace")
+            raise RuntimeError(f"the private SLURM did not come up: {log[-2000:]}")
 
     def _wait_for(self, condition: object, seconds: float) -> bool:
         assert callable(condition)
@@ -202,6 +206,9 @@ class Cluster:
                 return True
             time.sleep(0.05)
         return False
+
+    def _feature(self, number: int) -> str:
+        return f" Feature={self.features[number]}" if number in self.features else ""
 
     @property
     def _socket(self) -> Path:
@@ -217,7 +224,7 @@ class Cluster:
             )
         nodes = "\n".join(
             f"NodeName=n{number} NodeHostname={_host()} NodeAddr=127.0.0.1 Port={self.port + 2 + number}"
-            f" CPUs={self.cpus} RealMemory=8000"
+            f" CPUs={self.cpus} RealMemory=8000{self._feature(number)}"
             for number in range(self.nodes)
         )
         return _CONTROLLER.format(
@@ -303,7 +310,3 @@ StorageUser=root
 StorageLoc=slurm_acct_db
 CommunicationParameters=NoInAddrAny
 """
-
-
-if __name__ == "__main__":
-    sys.exit("see `make slurm-demo`")
