@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from study.launch.config import LocalConfig
-from study.launch.server import server
+from study.launch.server import VOICES, server
 from study.launch.work import Outcome, Task, Work, record_death
 from study.launch.worker import RESEND, begin, do
 from study.lease import LOST
@@ -104,21 +104,22 @@ class Slot:
 
     def do(self, task: Task) -> Outcome:
         self.task = task
-        out_of_memory = killed_for_memory()
+        out_of_memory, said = killed_for_memory(), VOICES.mark()
         try:
             return self._ready().submit(do, task).result()
         except BrokenProcessPool:
             process = self._process
             self._unready = 0 if process is not None else self._unready + 1
             if self._unready == STARTS:
-                reason = "see what it said above, and try: python -c 'import study.launch.worker'"
+                reason = VOICES.last_line(said) or "try: python -c 'import study.launch.worker'"
                 raise WorkerError(f"worker processes die as they start, {STARTS} in a row: {reason}") from None
             self.close()  # waits for the process: before that, its exit code may be read by two threads at once
             if process is not None and process.exitcode == LOST:
                 return Outcome(task, None)
-            failure, message = autopsy(process, killed_for_memory() > out_of_memory)
+            failure, message = autopsy(process, killed_for_memory() > out_of_memory, VOICES.last_line(said))
             return record_death(task, failure, message)
         finally:
+            VOICES.pass_on()
             self.task = None
 
     def signal(self, number: int) -> None:
@@ -135,26 +136,30 @@ class Slot:
     def _ready(self) -> ProcessPoolExecutor:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(1, server(self._beginning[1]), begin, self._beginning)
-            pid = self._executor.submit(os.getpid).result()
+            try:
+                pid = self._executor.submit(os.getpid).result()
+            except (OSError, EOFError) as error:  # not even the server that workers come from could start
+                raise BrokenProcessPool(str(error)) from error
             self._process = next((child for child in multiprocessing.active_children() if child.pid == pid), None)
         return self._executor
 
 
-def autopsy(process: BaseProcess | None, out_of_memory: bool) -> tuple[Failure, str]:
-    """Why a worker died, from its exit code and the system's count of processes killed for memory."""
+def autopsy(process: BaseProcess | None, out_of_memory: bool, last_line: str = "") -> tuple[Failure, str]:
+    """Why a worker died: its exit code, the system's count of processes killed for memory, the last line on stderr."""
     code = process.exitcode if process is not None else None
+    told = f"; last on stderr: {last_line}" if last_line else ""
     if code is None:
-        return Failure.KILLED, "the worker process died as it started"
+        return Failure.KILLED, f"the worker process died as it started{told}"
     if code == UNTOLD:
         return Failure.KILLED, "the worker process died, and the server it came from with it"
     if code >= 0:
-        return Failure.BUG, f"the worker process left with exit code {code}"
+        return Failure.BUG, f"the worker process left with exit code {code}{told}"
     name = signal.Signals(-code).name
     if out_of_memory and code == -signal.SIGKILL:
         return Failure.OUT_OF_MEMORY, f"the system ran out of memory ({name})"
     if -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         return Failure.KILLED, f"the worker process was killed ({name})"
-    return Failure.BUG, f"the worker process crashed ({name})"
+    return Failure.BUG, f"the worker process crashed ({name}){told}"
 
 
 def usable_cpus() -> int:

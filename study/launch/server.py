@@ -6,12 +6,16 @@ import multiprocessing
 import os
 import signal
 import threading
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
+
+from study.launch.voices import Voices
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PRELOADED = ["study.launch.worker", "study.quality", "study.score_again", "sklearn.datasets", "torch._dynamo"]
 """All that a run imports, dynamo for its optimiser: half of a worker's first run was spent on importing."""
+
+VOICES = Voices()
 
 
 def server(threads: int) -> ForkServerContext:
@@ -29,6 +33,8 @@ def warm_up(threads: int) -> None:
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: it would be heard in the middle of an import
     try:
-        forkserver.ensure_running()
+        resource_tracker.ensure_running()  # what that one says is for us
+        with VOICES.heard():
+            forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGINT, before)

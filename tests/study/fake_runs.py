@@ -128,3 +128,8 @@ def telling_its_gpu(config: RunConfig) -> State:
 def dying_at_once(work: object, threads: int, device: str | None) -> None:
     """In place of a worker's beginning."""
     os._exit(1)
+
+
+def broken_at_once(work: object, threads: int, device: str | None) -> None:
+    """In place of a worker's beginning, as when what it imports is half-written."""
+    raise ImportError("cannot import name 'half' from 'written'")

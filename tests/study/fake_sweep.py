@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from study.sweep import main
+from study.sweep import leave, main
 from tests.study import fake_runs
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[2:], getattr(fake_runs, sys.argv[1])))
+    leave(main(sys.argv[2:], getattr(fake_runs, sys.argv[1])))

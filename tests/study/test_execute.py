@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 import study.execute
 import study.launch.local
+import study.launch.server
 import study.launch.work
 from study.config import RunConfig
 from study.execute import Execution, Wishes, _remove, archive
@@ -253,3 +255,19 @@ def test_workers_that_cannot_start_end_the_sweep_in_one_line(
     assert err[-1].startswith("error: worker processes die as they start, 3 in a row")
     monkeypatch.undo()
     assert main([str(file), f"results={tmp_path / 'r'}", "launcher=inline"], fake_runs.quick) == 0
+
+
+def test_workers_that_cannot_start_say_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  one that another test began speaks elsewhere
+    monkeypatch.setattr(study.launch.server, "PRELOADED", ["study.launch.worker"])
+    monkeypatch.setattr(study.launch.local, "begin", fake_runs.broken_at_once)
+    file = sweep_file(tmp_path, SMALL)
+    assert main([str(file), f"results={tmp_path / 'r'}"], fake_runs.quick) == 2
+    err = capsys.readouterr().err
+    cause = "ImportError: cannot import name 'half' from 'written'"
+    assert err.splitlines()[-1] == f"error: worker processes die as they start, 3 in a row: {cause}"
+    assert "Exception in initializer" in err  # in full above
+    messages = [path.read_text(encoding="utf-8") for path in (tmp_path / "r").glob("runs/*/state.json")]
+    assert any(f"died as it started; last on stderr: {cause}" in message for message in messages)
