@@ -16,7 +16,7 @@ from typing import Any
 from study.atomic import write_json
 from study.checkpoint import Checkpoint, CheckpointFolder, crossed
 from study.config import RunConfig
-from study.interruption import StoppedError, StopRequest
+from study.interruption import PrunedError, StoppedError, StopRequest
 from study.progress import TrainingProgress
 from study.results import Row, write_rows
 from study.rows import run_rows
@@ -29,6 +29,9 @@ from study.train import Trainer, Validation
 log = logging.getLogger("study.run")
 
 HEARTBEAT = 10.0  # seconds
+
+Hear = Callable[[int, float], bool]
+"""Told the images trained on and the validation loss, as often as it is measured; true: do not go on."""
 
 
 def quality() -> ModuleType:
@@ -47,9 +50,11 @@ class Attempt:
         state: State,
         facts: dict[str, str],
         stop: StopRequest,
+        hear: Hear,
     ) -> None:
         self.config, self.trainer, self.directory, self.ranks = config, trainer, directory, trainer.ranks
-        self.state, self.stop = state, stop
+        self.state, self.stop, self._hear = state, stop, hear
+        self._pruned: PrunedError | None = None
         self.closing = ExitStack()
         self.folder = CheckpointFolder(directory.checkpoints, directory.identity, config.log.keep_every)
         resumed = self._resume()
@@ -111,8 +116,10 @@ class Attempt:
                 self._pausing_clock(self._validate)
             stopping = self.stop.agreed()  # asked once: nothing may come between saving and leaving
             due = crossed(before, now, save_every) or crossed(before, now, keep_every)
-            if due or now == total or stopping:
+            if due or now == total or stopping or self._pruned:
                 self._pausing_clock(self._save)
+            if self._pruned:
+                raise self._pruned
             if stopping:
                 self.stop.check_here()
 
@@ -169,8 +176,11 @@ class Attempt:
     def _validate(self) -> None:
         """Asked to stop meanwhile, it is still due when the run goes on."""
         with suppress(StoppedError):
-            self._track_validation(self.trainer.validate(check=self.stop.check))
+            validation = self.trainer.validate(check=self.stop.check)
+            self._track_validation(validation)
             self.validation_due = False
+            if self.ranks.first_alone(lambda: self._hear(self.trainer.images, validation.mean)):
+                self._pruned = PrunedError(self.trainer.images, validation.mean)
 
     def _track_validation(self, validation: Validation) -> None:
         bins = {f"val_loss_bin{number}": loss for number, loss in enumerate(validation.bins)}

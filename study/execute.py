@@ -32,7 +32,8 @@ log = logging.getLogger("study.sweep")
 POLL = 0.5  # seconds between looks at runs that somebody else is doing
 
 RETRIES: dict[str, tuple[Failure, ...]] = {
-    "failed": tuple(Failure),
+    "failed": tuple(failure for failure in Failure if failure is not Failure.PRUNED),
+    "pruned": (Failure.PRUNED,),
     "timeout": (Failure.TIMED_OUT,),
     "oom": (Failure.OUT_OF_MEMORY,),
     "diverged": (Failure.DIVERGED,),

@@ -22,6 +22,17 @@ class StoppedError(Exception):
         return f"stopped by {signal.Signals(self.number).name}"
 
 
+class PrunedError(Exception):
+    """Whoever listens to the run's validations has seen enough, and everything up to here is saved."""
+
+    def __init__(self, images: int, loss: float) -> None:
+        super().__init__(images, loss)
+        self.images, self.loss = images, loss
+
+    def __str__(self) -> str:
+        return f"stopped at {self.images} images, validation loss {self.loss:.4g}: others did better"
+
+
 class StopRequest:
     """While active, the first polite signal is remembered; a second one acts at once, as it would have.
 

@@ -99,7 +99,7 @@ class Plan:
 
 def make_plan(sweep: Sweep) -> Plan:
     """All points of the sweep; one ConfigError with a line for every kind of fault among them."""
-    _check_defaults(sweep)
+    check_defaults(sweep)
     steps = expand(sweep)
     if not steps:
         raise sweep.source.error(("where",), "where: and exclude: leave no point")
@@ -273,7 +273,7 @@ class Faults:
         return (*self.sweep.place(key), index)
 
 
-def _check_defaults(sweep: Sweep) -> None:
+def check_defaults(sweep: Sweep) -> None:
     """Every group and preset named in `defaults`, and every preset on an axis, is known."""
     for group, preset in sweep.defaults.items():
         places = [place for place in sweep.source.lines if place[:1] == ("defaults",) and place[-1] == group]

@@ -25,12 +25,12 @@ import torch
 
 from study import unscored
 from study.allocator import keep_freed_memory
-from study.attempt import Attempt, quality
+from study.attempt import Attempt, Hear, quality
 from study.checkpoint import CheckpointFolder
 from study.compose import resolve
 from study.config import RunConfig
 from study.distributed import LostRankError, Ranks, current, is_lost, join
-from study.interruption import StoppedError, StopRequest
+from study.interruption import PrunedError, StoppedError, StopRequest
 from study.lease import Holding, already_held, hold
 from study.provenance import provenance
 from study.results import read_rows
@@ -47,8 +47,20 @@ def run_alone(config: RunConfig, show_bar: bool = False) -> State:
     return run(config, show_bar, hold)
 
 
-def run(config: RunConfig, show_bar: bool = False, holding: Callable[[Path], Holding] = already_held) -> State:
+def deaf(images: int, loss: float) -> bool:
+    """Hears every validation, and has nothing against going on."""
+    return False
+
+
+def run(
+    config: RunConfig,
+    show_bar: bool = False,
+    holding: Callable[[Path], Holding] = already_held,
+    hear: Hear = deaf,
+) -> State:
     """Do the run, or what is left of it. Bad input is a ConfigError before anything is written; all else a state.
+
+    `hear` is told every validation on the way, and may end the run there: it is pruned, and can be continued.
 
     Every rank that joined calls this; rank 0 writes, and all return, or raise, the same.
     """
@@ -64,7 +76,7 @@ def run(config: RunConfig, show_bar: bool = False, holding: Callable[[Path], Hol
         state = ranks.first_alone(lambda: _begin(config, directory, trainer))
         if state.status is Status.DONE:
             return state
-        return _run(config, show_bar, directory, trainer, state, facts)
+        return _run(config, show_bar, directory, trainer, state, facts, hear)
 
 
 def _score_again(config: RunConfig, directory: RunDirectory, holding: Callable[[Path], Holding]) -> None:
@@ -104,13 +116,14 @@ def _run(
     trainer: Trainer,
     state: State,
     facts: dict[str, str],
+    hear: Hear,
 ) -> State:
     ranks = trainer.ranks
     with log_file(directory.log) if ranks.is_first else nullcontext(), StopRequest(ranks.largest) as stop:
         try:
             state = ranks.first_alone(lambda: _started(directory, state, facts))
             trainer.meet()
-            attempt = Attempt(config, trainer, directory, state, facts, stop)
+            attempt = Attempt(config, trainer, directory, state, facts, stop, hear)
             with attempt.closing:
                 attempt.train(show_bar and ranks.is_first)
                 attempt.finish()
@@ -226,6 +239,8 @@ def diagnose(error: BaseException, ranks: Ranks = ALONE) -> tuple[Failure, str]:
 def classify(error: BaseException) -> Failure:
     if isinstance(error, DivergedError):
         return Failure.DIVERGED
+    if isinstance(error, PrunedError):
+        return Failure.PRUNED
     if isinstance(error, StoppedError):
         return Failure.STOPPED if error.number == signal.SIGINT else Failure.PREEMPTED
     if isinstance(error, KeyboardInterrupt):

@@ -42,6 +42,7 @@ class Failure(StrEnum):
     STOPPED = "stopped"  # by its user
     NODE_LOST = "node lost"
     KILLED = "killed"
+    PRUNED = "pruned"  # by a search that saw better; it can be continued
     STORAGE = "storage"  # disk full, quota, file system gone
     BUG = "bug"
 

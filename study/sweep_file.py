@@ -13,7 +13,7 @@ Here everything is checked that needs no backbone; `study.plan` checks the rest.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,16 @@ from typing import Any
 from study.atomic import canonical_json
 from study.launch.config import LauncherConfig, LocalConfig, launcher_from, launcher_tree
 from study.marked_yaml import COMMAND_LINE, Keys, Marked, dump_yaml, parse_marked, read_marked
+from study.search.config import SearchConfig, search_from, search_tree
+from study.search.space import Distribution, choices, parse_distribution
 from study.strict import ConfigError, nearest, unknown_key
 
 KEYS = ("defaults", "overrides", "axes", "zip", "where", "exclude", "match", "baseline", "launcher", "search")
 REPLICATES = ("seed", "seeds.data", "seeds.noise", "seeds.init")
 """Axes whose points are repetitions of one another, to be averaged over."""
+
+UNSEARCHED = ("zip", "where", "exclude", "match", "baseline")
+"""Sections that arrange points listed beforehand, of which a search has none."""
 
 RESERVED = ("runs",)  # names taken in the results folder
 
@@ -61,6 +66,8 @@ class Sweep:
     match: Mapping[str, Any] | None = None
     baseline: Mapping[str, Value] = field(default_factory=dict)
     launcher: LauncherConfig = field(default_factory=LocalConfig)
+    search: SearchConfig | None = None
+    space: Mapping[str, Distribution] = field(default_factory=dict)  # where a search looks, by key
     source: Marked = field(default_factory=lambda: Marked("the sweep", {}), compare=False)
 
     @property
@@ -96,13 +103,17 @@ def to_yaml(sweep: Sweep) -> str:
     tree: dict[str, Any] = {
         "defaults": dict(sweep.defaults),
         "overrides": dict(sweep.overrides),
-        "axes": {key: list(values) for axes in plain for key, values in axes.values.items()},
+        "axes": {
+            **{key: list(values) for axes in plain for key, values in axes.values.items()},
+            **{key: _as_axis(distribution) for key, distribution in sweep.space.items()},
+        },
         "zip": [{k: list(v) for k, v in axes.values.items()} for axes in sweep.axes if len(axes.values) > 1],
         "where": [{k: list(v) for k, v in condition.items()} for condition in sweep.where],
         "exclude": [{k: list(v) for k, v in condition.items()} for condition in sweep.exclude],
         "match": sweep.match,
         "baseline": dict(sweep.baseline),
         "launcher": launcher_tree(sweep.launcher),
+        "search": search_tree(sweep.search) if sweep.search else None,
     }
     comment = "".join(f"# {line}\n" for line in sweep.question.splitlines())
     filled = {key: value for key, value in tree.items() if value}
@@ -155,10 +166,12 @@ class _Reader:
         for key in tree:
             if key not in KEYS:
                 raise self._error((key,), str(unknown_key(key, list(KEYS))))
-        if "search" in tree:
-            raise self._error(("search",), "search: is not available in this version; list the values under axes:")
-        axes = (*self._axes(), *self._zip())
-        if not axes:
+        search = self._search()
+        space = self._space(search.per) if search else {}
+        axes = (*self._axes(without=space), *self._zip())
+        if search and not space:
+            raise self._error(("axes",), "axes: nothing to search: give one a distribution, as loguniform(1e-4, 5e-3)")
+        if not axes and not search:
             raise self._error((), "no axes: give at least one, such as axes: {seed: [0, 1]}")
         sweep = Sweep(
             name=self.name,
@@ -169,6 +182,8 @@ class _Reader:
             match=self._mapping(("match",)) or None,
             baseline=self._values(("baseline",)),
             launcher=self._launcher(),
+            search=search,
+            space=space,
             source=self.marked,
         )
         self._check_axes(sweep)
@@ -219,9 +234,36 @@ class _Reader:
                 raise self._error((*keys, key), f"{keys[0]}: write {key}.{inner}: with a dot, not a nested mapping")
         return {key: _frozen(value) for key, value in values.items()}
 
-    def _axes(self) -> Iterator[Axes]:
+    def _search(self) -> SearchConfig | None:
+        if "search" not in self.marked.tree:
+            return None
+        for section in UNSEARCHED:
+            if section in self.marked.tree:
+                raise self._error((section,), f"{section}: does not go with search, whose points are not known before")
+        try:
+            return search_from(self._at(("search",)))
+        except ConfigError as error:
+            named = re.match(r"search\.(\w+)", str(error))
+            raise self._error(("search", named[1]) if named else ("search",), str(error)) from error
+
+    def _space(self, per: str) -> dict[str, Distribution]:
+        """Axes with a distribution, or a list to choose from; lists of seeds, and families', stay axes."""
+        space = {}
+        for key, given in self._mapping(("axes",)).items():
+            if isinstance(given, list) and (key == per or key in REPLICATES):
+                continue
+            try:
+                text = isinstance(given, str)
+                space[key] = parse_distribution(given) if text else choices(self._axis(("axes", key)))
+            except ConfigError as error:
+                told = str(error)
+                raise error if key in told else self._error(("axes", key), f"axis {key}: {told}") from error
+        return space
+
+    def _axes(self, without: Container[str] = ()) -> Iterator[Axes]:
         for key in self._mapping(("axes",)):
-            yield Axes({key: self._axis(("axes", key))})
+            if key not in without:
+                yield Axes({key: self._axis(("axes", key))})
 
     def _zip(self) -> Iterator[Axes]:
         given = self._at(("zip",))
@@ -256,7 +298,7 @@ class _Reader:
         return tuple(map(_frozen, values))
 
     def _check_axes(self, sweep: Sweep) -> None:
-        keys = sweep.keys
+        keys = [*sweep.keys, *sweep.space]
         for key in keys:
             if keys.count(key) > 1:
                 raise self._error(("zip",), f"axis {key} is given twice")
@@ -364,6 +406,10 @@ def _put(tree: dict[str, Any], lines: dict[Keys, int], keys: Keys, value: Any, d
 def _set(tree: dict[str, Any], key: str, value: dict[str, Any]) -> dict[str, Any]:
     tree[key] = value
     return value
+
+
+def _as_axis(distribution: Distribution) -> Value:
+    return list(distribution.arguments) if distribution.kind == "choice" else str(distribution)
 
 
 def _frozen(value: Value) -> Value:

@@ -28,7 +28,7 @@ def changed(old: str, new: str) -> str:
 
 FAULTS: dict[str, tuple[str, str]] = {
     "unknown key": (GOOD + "basline: 1\n", r":8: unknown key basline: did you mean baseline"),
-    "search": (GOOD + "search: {trials: 3}\n", r":8: search: is not available in this version"),
+    "search with a baseline": (GOOD + "search: {trials: 3}\n", r":7: baseline: does not go with search"),
     "no axes": (HEAD, r"no axes"),
     "empty file": ("", r"is empty"),
     "only a comment": ("# nothing\n", r"is empty"),

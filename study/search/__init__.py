@@ -1,0 +1,1 @@
+"""A sweep whose next points depend on what the last ones gave: optuna proposes, ordinary runs answer."""

@@ -1,0 +1,192 @@
+"""One family's trials as optuna keeps them, and who is at which.
+
+A budget is a number of waiting trials, so that any number of processes can draw from it at once and
+none is drawn twice. A trial is claimed by a lease, as runs are: one whose holder died is claimed again,
+keeps its number and its values, and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from study.lease import Lease, newest, take
+from study.search.config import SearchConfig
+from study.search.optuna_parts import VIOLATIONS, grid_values, make_pruner, make_sampler, to_optuna
+from study.search.space import Distribution
+from study.strict import ConfigError
+
+AGAIN = "again"  # user attribute: a trial that was asked for once more, outside the budget, and is never pruned
+FAILURE = "failure"  # why a trial has no value
+RUNS = "runs"
+PRIOR = "prior"  # computed by somebody else, outside the budget
+OPEN = (TrialState.WAITING, TrialState.RUNNING)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this process holds."""
+
+    trial: Trial
+    lease: Lease
+    values: Mapping[str, Any]  # by axis
+    again: bool
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    def release(self) -> None:
+        self.lease.__exit__(None, None, None)
+
+
+class Book:
+    """The trials of one family."""
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        name: str,
+        space: Mapping[str, Distribution],
+        config: SearchConfig,
+        folder: Path,
+    ) -> None:
+        """`folder` is for the leases."""
+        self.name, self.space, self.config, self.folder = name, space, config, folder
+        self.study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=list(config.directions.values()),
+            load_if_exists=True,
+            sampler=make_sampler(config, space, 0),
+            pruner=make_pruner(config),
+        )
+
+    def trials(self, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=tuple(states) if states else None)
+
+    @property
+    def waiting(self) -> int:
+        return len(self.trials([TrialState.WAITING]))
+
+    @property
+    def is_finished(self) -> bool:
+        return not self.trials(OPEN)
+
+    def same(self, facts: Mapping[str, str]) -> None:
+        """Note what the search is about; refused if it was about something else before."""
+        known = self.study.user_attrs.get("facts")
+        if known is None:
+            self.study.set_metric_names(list(self.config.directions))
+            self.study.set_user_attr("facts", dict(facts))
+            return
+        changed = [key for key in {**known, **facts} if known.get(key) != facts.get(key)]
+        if changed:
+            key = changed[0]
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise ConfigError(
+                f"search {self.name} was begun with {key}={known.get(key, 'nothing')}, now {facts.get(key, 'nothing')}"
+                f"{more}: bring that back, or give the sweep file another name"
+            )
+
+    def fill(self) -> None:
+        """Have as many trials wait as the budget lacks."""
+        counted = [trial for trial in self.trials() if not {AGAIN, PRIOR} & trial.user_attrs.keys()]
+        for _ in range(self.budget - len(counted)):
+            self.study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
+
+    @property
+    def budget(self) -> int:
+        """Trials to make; of a grid at most as many as it has points."""
+        if self.config.chosen_sampler[0] != "grid":
+            return self.config.trials
+        return min(self.config.trials, prod(len(grid_values(key, axis)) for key, axis in self.space.items()))
+
+    def repeat(self, failures: Sequence[str]) -> None:
+        """Let trials that ended so wait once more, unless they were repeated already."""
+        trials = self.trials()
+        repeated = {trial.user_attrs[AGAIN] for trial in trials if AGAIN in trial.user_attrs and trial.state in OPEN}
+        repeated |= {t.user_attrs[AGAIN] for t in trials if AGAIN in t.user_attrs and FAILURE not in t.user_attrs}
+        for trial in trials:
+            first = trial.user_attrs.get(AGAIN, trial.number)
+            if trial.user_attrs.get(FAILURE) in failures and first not in repeated:
+                repeated.add(first)
+                self.study.enqueue_trial(dict(trial.params), user_attrs={AGAIN: first})
+
+    def claim(self) -> Claim | None:
+        """The next trial that nobody is at: a dead process's first, then a new one."""
+        for frozen in sorted(self.trials(OPEN), key=lambda trial: (trial.state is TrialState.WAITING, trial.number)):
+            lease = self._take(frozen.number)
+            if lease is None:
+                continue
+            claim = self._begin(frozen.number, lease)
+            if claim is not None:
+                return claim
+        return None
+
+    def _take(self, number: int) -> Lease | None:
+        folder = self.folder / str(number)
+        known = newest(folder)
+        return None if known is not None and known.held else take(folder, on_loss=lambda: None)
+
+    def _begin(self, number: int, lease: Lease) -> Claim | None:
+        lease.__enter__()
+        frozen = next(trial for trial in self.trials() if trial.number == number)
+        storage = self.study._storage
+        if frozen.state.is_finished():  # between our looking and our taking
+            lease.__exit__(None, None, None)
+            return None
+        if frozen.state is TrialState.WAITING:
+            storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
+        self.study.sampler = make_sampler(self.config, self.space, number)
+        self.study._thread_local.cached_all_trials = None
+        trial = Trial(self.study, frozen._trial_id)
+        values = {key: self._suggest(trial, key, distribution) for key, distribution in self.space.items()}
+        return Claim(trial, lease, values, AGAIN in frozen.user_attrs)
+
+    def _suggest(self, trial: Trial, key: str, distribution: Distribution) -> Any:
+        return trial._suggest(key, to_optuna(distribution))
+
+    def tell(
+        self,
+        claim: Claim,
+        values: Sequence[float] | None = None,
+        failure: str = "",
+        ignored: bool = False,
+        violations: Sequence[float] = (),
+    ) -> bool:
+        """How a trial ended; False if another process took it over meanwhile.
+
+        `ignored`: the sampler is not to learn from a failure; it avoids the neighbourhood of all others.
+        """
+        if claim.lease.lost:
+            claim.release()
+            return False
+        if violations:
+            claim.trial.set_user_attr(VIOLATIONS, list(violations))
+        if failure:
+            claim.trial.set_user_attr(FAILURE, failure)
+        state = TrialState.COMPLETE if values is not None else TrialState.FAIL if ignored else TrialState.PRUNED
+        self.study.sampler = make_sampler(self.config, self.space, claim.number)
+        self.study.tell(claim.trial, None if values is None else list(values), state, skip_if_finished=True)
+        claim.release()
+        return True
+
+    def add(self, values: Mapping[str, Any], results: Sequence[float], run: str) -> None:
+        """Take a run of the store as given."""
+        distributions = {key: to_optuna(distribution) for key, distribution in self.space.items()}
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                params=dict(values),
+                distributions=distributions,
+                values=list(results),
+                user_attrs={PRIOR: True, RUNS: [run]},
+            )
+        )

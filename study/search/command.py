@@ -1,0 +1,188 @@
+"""`python -m study.sweep` on a sweep file with a `search:` block."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from optuna.trial import TrialState
+
+from study.answer import answer
+from study.estimate import estimate
+from study.execute import Wishes
+from study.launch.config import SlurmConfig
+from study.launch.launcher import make_launcher
+from study.launch.work import Task, Work, owner_of
+from study.lease import take
+from study.plan import Plan, Trees, check_defaults
+from study.plan_table import worker_count
+from study.progress import duration
+from study.run import check_writable, talk_to_console
+from study.run_directory import State, Status
+from study.search.book import Book
+from study.search.config import SearchConfig
+from study.search.hunt import Hunt
+from study.search.pruning import BY_CURVE, Reporting
+from study.search.storage import open_storage
+from study.search.summary import Family, found, write_summary
+from study.search.trial_points import TrialPoints, check_axes, check_metrics, families
+from study.strict import ConfigError
+from study.sweep_file import Sweep
+from study.throughput import recorded_speed
+
+log = logging.getLogger("study.sweep")
+
+STOPPED = 130
+PATIENCE = 60.0  # seconds for another process to have set the search up
+OFTEN = 2.0  # seconds between summaries
+
+
+def search_sweep(sweep: Sweep, wishes: Wishes, work: Work, plan_only: bool) -> int:
+    """The exit code: 0 all trials ended, 1 some failed, 130 stopped."""
+    spaces = check(sweep, wishes)
+    folder = Path(spaces[0].probe().config.results) / sweep.name
+    print("\n".join(describe(sweep, spaces)))
+    if plan_only:
+        return 0
+    check_writable(folder)
+    console = talk_to_console(terminal=False)
+    try:
+        search = Search(sweep, folder, set_up(sweep, folder, spaces, wishes))
+        return search.carry_out(wishes, work)
+    finally:
+        logging.getLogger("study").removeHandler(console)
+
+
+def check(sweep: Sweep, wishes: Wishes) -> list[TrialPoints]:
+    """Everything that can refuse a search before a file is written."""
+    config = _config(sweep)
+    if isinstance(sweep.launcher, SlurmConfig):
+        raise ConfigError(
+            "launcher=slurm does not go with search: let each job of an array run the same command with "
+            "launcher=inline, as docs/search.md shows"
+        )
+    if wishes.force:
+        raise ConfigError("--force does not go with search: give the sweep file another name to search anew")
+    check_defaults(sweep)
+    check_axes(sweep)
+    trees = Trees(sweep)
+    spaces = [TrialPoints(sweep, trees, family) for family in families(sweep)]
+    for space in spaces:
+        probe = space.probe().config
+        check_metrics(sweep, probe)
+        if config.chosen_pruner[0] in BY_CURVE:
+            _check_curves(sweep, config, probe.train.validate_every)
+    if config.chosen_pruner[0] == "wilcoxon" and len(spaces[0].seeds) < 3:
+        raise sweep.source.error(("search", "pruner"), "search: pruner=wilcoxon compares seeds: give it 3 or more")
+    return spaces
+
+
+def _config(sweep: Sweep) -> SearchConfig:
+    assert sweep.search is not None
+    return sweep.search
+
+
+def _check_curves(sweep: Sweep, config: SearchConfig, validate_every: int) -> None:
+    name = config.chosen_pruner[0]
+    if list(config.directions) != ["val_loss"]:
+        raise sweep.source.error(("search", "pruner"), f"search: pruner={name} hears val_loss: make that the objective")
+    if not validate_every:
+        raise sweep.source.error(("search", "pruner"), f"search: pruner={name} needs train.validate_every above 0")
+
+
+def describe(sweep: Sweep, spaces: list[TrialPoints]) -> list[str]:
+    config, seeds = _config(sweep), len(spaces[0].seeds)
+    speed = recorded_speed(Path(spaces[0].probe().config.results))
+    seconds = sum(estimate(space.probe().config, speed).seconds * config.trials * seeds for space in spaces)
+    workers = worker_count(sweep.launcher)
+    who = f"{len(spaces)} families x " if config.per else ""
+    runs = f" of {seeds} seeds" if seeds > 1 else ""
+    aims = ", ".join(f"{direction} {metric}" for metric, direction in config.directions.items())
+    return [
+        *([sweep.question] if sweep.question else []),
+        *(f"  {key}: {distribution}" for key, distribution in sweep.space.items()),
+        f"{who}{config.trials} trials{runs}, {config.chosen_sampler[0]}: {aims}",
+        f"about {duration(seconds / workers)} with {workers} worker{'s' * (workers > 1)}, "
+        "if all were as the first corner of the space",
+    ]
+
+
+def set_up(sweep: Sweep, folder: Path, spaces: list[TrialPoints], wishes: Wishes) -> list[Family]:
+    """Studies and their budgets, made by one process while others that come at once wait for it."""
+    config = _config(sweep)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder / "search"):
+        storage = open_storage(folder, config.storage)
+        found = [
+            (Book(storage, space.name, space.space, config, folder / "search" / str(index)), space)
+            for index, space in enumerate(spaces)
+        ]
+        for book, space in found:
+            book.same(space.facts())
+        for book, _ in found:
+            book.fill()
+            book.repeat([failure.value for failure in wishes.retry])
+    return found
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    deadline = time.monotonic() + PATIENCE
+    while (lease := take(folder)) is None:
+        if time.monotonic() > deadline:
+            raise ConfigError(f"{owner_of(folder)} has been setting up {folder.parent.name} for {PATIENCE:.0f} s")
+        time.sleep(0.05)
+    with lease:
+        yield
+
+
+@dataclass
+class Search:
+    """A search that is set up; hears how its runs end, and keeps its files up to date."""
+
+    sweep: Sweep
+    folder: Path
+    families: list[Family]
+    _written: float = field(default=-OFTEN)
+
+    def carry_out(self, wishes: Wishes, work: Work) -> int:
+        config = _config(self.sweep)
+        if config.chosen_pruner[0] in BY_CURVE:
+            work = Reporting(work, config, self.folder.absolute(), tuple(book.name for book, _ in self.families))
+        assert not isinstance(self.sweep.launcher, SlurmConfig)
+        launcher = make_launcher(self.sweep.launcher, work)
+        hunt = Hunt(config, self.families, launcher, wishes, self, self._changed)
+        hunt.run()
+        return self._conclude(hunt)
+
+    def ended(self, task: Task, state: State) -> None:
+        left = sum(len(book.trials([TrialState.WAITING])) for book, _ in self.families)
+        how = "done" if state.status is Status.DONE else f"{state.failure}: {state.message}"
+        self.note(f"{task.run}  {how}  ({left} trials not begun)")
+
+    def note(self, line: str) -> None:
+        log.info("%s", line)
+
+    def _changed(self) -> None:
+        if time.monotonic() - self._written > OFTEN:
+            write_summary(self.folder, self.sweep, self.families)
+            self._written = time.monotonic()
+
+    def _conclude(self, hunt: Hunt) -> int:
+        plan: Plan = write_summary(self.folder, self.sweep, self.families)
+        trials = [trial for book, _ in self.families for trial in book.trials()]
+        if any(trial.state is TrialState.COMPLETE for trial in trials):
+            print(answer(self.folder, plan.as_tree()))
+        for book, family in self.families:
+            print("\n".join(found(book, family)))
+        left = sum(not trial.state.is_finished() for trial in trials)
+        if left:
+            print(f"{left} of {len(trials)} trials are not done; the same command continues", file=sys.stderr)
+        if hunt.failures:
+            return 1
+        return STOPPED if left and not hunt.expired else 0

@@ -1,0 +1,126 @@
+"""Optuna's own parts, made from what a sweep file says; whatever they refuse is one line."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, WilcoxonPruner
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    GridSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.trial import FrozenTrial
+
+from study.search.config import BOUNDED, SearchConfig
+from study.search.space import Distribution
+from study.strict import ConfigError, nearest
+
+SAMPLER_CLASSES: dict[str, Callable[..., BaseSampler]] = {
+    "tpe": TPESampler,
+    "gp": GPSampler,
+    "cmaes": CmaEsSampler,
+    "nsga2": NSGAIISampler,
+    "nsga3": NSGAIIISampler,
+    "qmc": QMCSampler,
+    "grid": GridSampler,
+    "random": RandomSampler,
+}
+PRUNER_CLASSES: dict[str, Callable[..., BasePruner]] = {
+    "none": NopPruner,
+    "median": MedianPruner,
+    "hyperband": HyperbandPruner,
+    "wilcoxon": WilcoxonPruner,
+}
+OURS = ("self", "seed", "constraints_func", "search_space")  # given by the search itself
+VIOLATIONS = "violations"  # user attribute of a trial: how far above each bound, 0 or less if within
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.simplefilter("ignore", ExperimentalWarning)
+
+
+def make_sampler(config: SearchConfig, space: Mapping[str, Distribution], number: int) -> BaseSampler:
+    """The sampler of one trial. Seeded by its number, many processes draw no point twice, and the same again."""
+    name, options = config.chosen_sampler
+    kind = SAMPLER_CLASSES[name]
+    _check_options("sampler", name, kind, options)
+    given = dict(options)
+    if name == "grid":
+        given["search_space"] = {key: grid_values(key, distribution) for key, distribution in space.items()}
+    if config.bounds and name in BOUNDED:
+        given["constraints_func"] = _violations
+    if name == "cmaes":
+        given.setdefault("warn_independent_sampling", False)
+    if name == "qmc":  # its points are one sequence, counted in the storage: the same seed for every trial of it
+        given = {"scramble": True, "warn_asynchronous_seeding": False, **given}
+    seed = config.seed if name == "qmc" else config.seed * 1_000_003 + number
+    return _made("sampler", name, lambda: kind(**given, seed=seed % 2**32))
+
+
+def make_pruner(config: SearchConfig) -> BasePruner:
+    name, options = config.chosen_pruner
+    kind = PRUNER_CLASSES[name]
+    _check_options("pruner", name, kind, options)
+    return _made("pruner", name, lambda: kind(**options))
+
+
+def to_optuna(distribution: Distribution) -> BaseDistribution:
+    given = distribution.arguments
+    if distribution.kind == "choice":
+        return CategoricalDistribution(given)
+    if distribution.kind == "uniform":
+        return FloatDistribution(given[0], given[1])
+    if distribution.kind == "loguniform":
+        return FloatDistribution(given[0], given[1], log=True)
+    if distribution.kind == "logrange":
+        return IntDistribution(given[0], given[1], log=True)
+    low, high = distribution.ends
+    return IntDistribution(low, high, step=given[2] if len(given) == 3 else 1)
+
+
+def grid_values(key: str, distribution: Distribution) -> list[Any]:
+    """All values of something countable."""
+    if distribution.kind in ("uniform", "loguniform"):
+        raise ConfigError(f"axis {key}: sampler=grid needs a list or a range, not {distribution}")
+    if distribution.kind == "choice":
+        return list(distribution.arguments)
+    low, high, *step = distribution.arguments
+    return list(range(low, high + 1, *step))
+
+
+def _violations(trial: FrozenTrial) -> Sequence[float]:
+    found: list[float] = trial.user_attrs.get(VIOLATIONS, [])
+    return found
+
+
+def _check_options(what: str, name: str, kind: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    known = [option for option in inspect.signature(kind).parameters if option not in OURS]
+    for option in options:
+        if option not in known:
+            hint = nearest(option, known) if known else "; it has none"
+            raise ConfigError(f"search.{what}: {name} has no option {option}{hint}")
+
+
+def _made(what: str, name: str, make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except (ValueError, TypeError, ImportError, AssertionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"search.{what}={name} is not valid: {reason}") from error

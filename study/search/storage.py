@@ -1,0 +1,100 @@
+"""Where a search remembers its trials: a journal in the sweep's folder, or any storage that optuna knows."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+
+from study.lease import this_machine
+from study.strict import ConfigError
+
+JOURNAL = "search.journal"
+GRACE = 30.0  # seconds after which another machine's unchanged lock counts as left behind
+
+
+def open_storage(folder: Path, url: str) -> BaseStorage:
+    """The storage of the search in this folder."""
+    return _open_url(url) if url else open_journal(folder / JOURNAL)
+
+
+def open_journal(path: Path) -> BaseStorage:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = JournalLock(path)
+        backend = JournalFileBackend(str(path), lock_obj=lock)
+        _mend(path, lock)
+        return JournalStorage(backend)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be opened: {error.strerror or error}") from error
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{path} is damaged: {next(iter(str(error).splitlines()), 'not a journal')}") from error
+
+
+def _open_url(url: str) -> BaseStorage:
+    try:
+        return get_storage(url)
+    except Exception as error:  # whatever a database's driver makes of it
+        lines = str(error).splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise ConfigError(f"search.storage={url!r} cannot be reached: {reason}") from error
+
+
+class JournalLock(BaseJournalFileLock):
+    """A symbolic link that names the machine, which works on NFS, taken under a file lock of the kernel's.
+
+    A process that is killed leaves its link behind, and optuna's own locks then make everybody wait for
+    half a minute. Whoever has the kernel's lock knows that a link of the same machine was left by the dead.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._link = path.with_name(path.name + ".lock")
+        self._queue = path.with_name(path.name + ".queue")
+        self._held = threading.local()
+
+    def acquire(self) -> bool:
+        self._held.file = os.open(self._queue, os.O_CREAT | os.O_RDWR, 0o666)
+        fcntl.flock(self._held.file, fcntl.LOCK_EX)
+        seen, since, pause = "", time.monotonic(), 0.001
+        while True:
+            try:
+                os.symlink(f"{this_machine()} {time.time_ns()}", self._link)
+                return True
+            except FileExistsError:
+                now = self._holder()
+            if now.rpartition(" ")[0] == this_machine() or (now == seen and time.monotonic() - since > GRACE):
+                self._link.unlink(missing_ok=True)
+                continue
+            if now != seen:
+                seen, since = now, time.monotonic()
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
+
+    def release(self) -> None:
+        self._link.unlink(missing_ok=True)
+        os.close(self._held.file)  # and with it the kernel's lock
+
+    def _holder(self) -> str:
+        with suppress(OSError):
+            return os.readlink(self._link)
+        return ""
+
+
+def _mend(path: Path, lock: JournalLock) -> None:
+    """Cut off half a line at the end: what a power cut left of a write that nobody was told of."""
+    lock.acquire()
+    try:
+        with path.open("rb+") as file:
+            text = file.read()
+            whole = text.rfind(b"\n") + 1
+            if whole < len(text):
+                file.truncate(whole)
+    finally:
+        lock.release()
