@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import study.launch.server
+from study.config import RunConfig
 from study.results import Row, read_rows
+from study.run_directory import State
+from study.sweep import leave, main
+
+# A server that has imported what sweeps do: a sweep then starts in a tenth of the time.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["study.execute", "study.launch.local", "study.plan_table", "study.answer"])
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +39,36 @@ def sweep_file(folder: Path, text: str = SWEEP, name: str = "lrs") -> Path:
     path = folder / f"{name}.yaml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+class Forked:
+    """`python -m study.sweep` with other runs, as far as its process is concerned, without importing anything."""
+
+    def __init__(self, work: Callable[[RunConfig], State], folder: Path, *words: str) -> None:
+        self._said = folder / "stderr"
+        self._process = _SERVER.Process(target=_sweep, args=(work, self._said, words))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def finish(self) -> tuple[int, str]:
+        """Its status, and what it said on stderr."""
+        self._process.join(120)
+        assert self._process.exitcode is not None
+        return self._process.exitcode, self._said.read_text(encoding="utf-8") if self._said.exists() else ""
+
+
+def _sweep(work: Callable[[RunConfig], State], said: Path, words: tuple[str, ...]) -> None:
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as a terminal would have started it
+    study.launch.server.PRELOADED[:] = ["study.launch.worker"]  # all that a fake run needs
+    with said.open("w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    leave(main(words, work))
 
 
 def start(kind: str, *words: str) -> subprocess.Popen[str]:
@@ -66,7 +106,7 @@ def busy_workers(results: Path) -> list[int]:
     return pids
 
 
-def wait_until_busy(process: subprocess.Popen[str], results: Path) -> bool:
+def wait_until_busy(process: subprocess.Popen[str] | Forked, results: Path) -> bool:
     """False if the sweep ended first."""
     while process.poll() is None:
         if busy_workers(results):
