@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,29 +15,47 @@ from analysis.rows import FINISHED, CannotShowError, Rows
 BINS = 4  # of a dial with many values, with equally many trials each
 RESAMPLES = 400
 LEAST = 4  # trials from which anything can be said
+STATES = {"complete": "complete", "pruned": "pruned", "fail": "failed"}  # as the search says it, as figures do
+
+Trial: TypeAlias = tuple[int, str, float, str]
 
 
 def trials(rows: Rows, metric: str) -> pd.DataFrame:
-    """trial, run, value, state: every point in the order it was planned; pruned and failed ones without a value."""
+    """trial, run, value, state in order; a search's own record says which were pruned, else the runs' states do."""
+    record = rows.path / "trials.json"
+    lines = _recorded(record, metric) if record.exists() else _planned(rows, metric)
+    return pd.DataFrame(lines, columns=["trial", "run", "value", "state"])
+
+
+def _recorded(path: Path, metric: str) -> list[Trial]:
+    """As the search left them; a trial over several seeds is named by its first run."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        (number, next(iter(trial["runs"]), ""), trial["objectives"].get(metric, np.nan), STATES[trial["state"]])
+        for number, trial in enumerate(found)
+        if trial["state"] in STATES
+    ]
+
+
+def _planned(rows: Rows, metric: str) -> list[Trial]:
     try:
         values = rows.metric(metric).values
     except CannotShowError:
         values = {}
     lines = []
-    for number, state in enumerate(rows.runs.itertuples(index=False)):
-        value = values.get(str(state.run))
-        done = state.status == FINISHED and value is not None
-        ended = "complete" if done else "pruned" if state.reason == "pruned" else str(state.status)
-        lines.append((number, state.run, value if done else np.nan, ended))
-    return pd.DataFrame(lines, columns=["trial", "run", "value", "state"])
+    for number, (run, status) in enumerate(zip(rows.runs["run"], rows.runs["status"], strict=True)):
+        done = status == FINISHED and run in values
+        lines.append((number, str(run), values[run] if done else np.nan, "complete" if done else str(status)))
+    return lines
 
 
 def dials(rows: Rows, metric: str, seed: int = 0) -> pd.DataFrame:
     """key, importance, low, high: the share of variance between the groups of each key; 95 % by bootstrap."""
     found = trials(rows, metric).dropna(subset=["value"])
+    cells = {run: cell for cell in rows.study.cells for run in cell.runs.values()}
+    found = found[found["run"].isin(cells)]
     if len(found) < LEAST:
         return pd.DataFrame(columns=["key", "importance", "low", "high"])
-    cells = {run: cell for cell in rows.study.cells for run in cell.runs.values()}
     keys = dict.fromkeys(key for cell in rows.study.cells for key in cell.values)
     values = found["value"].to_numpy(float)
     random = np.random.default_rng(seed)

@@ -75,7 +75,7 @@ def gflops_vs_resolution(costs: pd.DataFrame, printed: pd.DataFrame) -> Figure:
 def time_vs_resolution(measured: pd.DataFrame) -> Figure:
     """Measured milliseconds per image by image side; `measured` has series, side, ms, low, high and device."""
     if measured.empty:
-        raise CannotShowError("Nothing was timed yet: python -m study.bench measures time against resolution.")
+        raise CannotShowError("Nothing was timed yet: python -m study.bench scaling measures time against resolution.")
     devices = sorted(measured["device"].astype(str).unique())
     if len(devices) > 1:
         raise CannotShowError(f"Times of {len(devices)} devices share no axis: {', '.join(devices)}; pick one.")

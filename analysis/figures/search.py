@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from analysis.rows import CannotShowError
 from analysis.style import FAINT, GREY, canvas, caption, colour, drawing, plain_log
 
-NOTHING = "No search was run yet: give a sweep file a search block and run it with python -m study.search."
+NOTHING = "No search was run yet: a sweep file with a search block, such as sweeps/tune_lr.yaml, runs one."
 
 
 @drawing
