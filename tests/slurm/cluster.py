@@ -68,6 +68,7 @@ class Cluster:
         for name in ("etc", "state", "log", "run", "spool", "munge"):
             (self.folder / name).mkdir(parents=True)
         self.folder.chmod(0o755)
+        self._start_undertaker()
         self.port = free_ports(self.nodes + 2)
         self.conf.write_text(self._slurm_conf(), encoding="utf-8")
         try:
@@ -95,6 +96,8 @@ class Cluster:
         for pid in jobs:
             with suppress(ProcessLookupError):
                 os.kill(pid, 9)
+        self._undertaker.kill()
+        self._undertaker.communicate()
 
     def start_controller(self) -> None:
         self._daemon("slurmctld", "-f", str(self.conf))
@@ -108,6 +111,7 @@ class Cluster:
         pid = self.pids.pop(name, None)
         if pid is None:
             return
+        self._note_pids()
         for number, patience in ((signal, 15.0), (9, 15.0)):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -148,6 +152,17 @@ class Cluster:
             )
         _children[process.pid] = process
         self.pids[name] = process.pid
+        self._note_pids()
+
+    def _start_undertaker(self) -> None:
+        """Ends everything should we be killed: the pipe it reads from closes with us."""
+        words = ["sh", "-c", _UNDERTAKER, "undertaker", str(self.folder), str(self.conf)]
+        self._undertaker = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def _note_pids(self) -> None:
+        (self.folder / "pids").write_text(" ".join(map(str, self.pids.values())), encoding="utf-8")
 
     def _start_munged(self) -> None:
         key = self.folder / "etc" / "munge.key"
@@ -293,6 +308,16 @@ SlurmdTimeout=10
 {nodes}
 PartitionName=low Nodes=n[0-{last}] Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=high Nodes=n[0-{last}] PriorityTier=10 PreemptMode=OFF
+"""
+
+_UNDERTAKER = """\
+cat > /dev/null
+kill -9 $(cat "$1/pids")
+for process in /proc/[0-9]*; do
+    words=$(tr '\\0' '\\n' < $process/environ 2> /dev/null)
+    case $words in *SLURM_CONF=$2*SLURM_JOB_ID=* | *SLURM_JOB_ID=*SLURM_CONF=$2*) kill -9 ${process#/proc/} ;; esac
+done
+rm -rf "$1"
 """
 
 _DATABASE = """\

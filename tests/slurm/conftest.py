@@ -21,14 +21,19 @@ NODES = 11
 FEATURES = {4: "lossy", 5: "lossy", 8: "pair", 9: "pair"}
 
 
+def skip_if(reason: str) -> None:
+    """Unless somebody insists."""
+    if reason and os.environ.get(REQUIRED):
+        pytest.fail(f"{REQUIRED} is set, but {reason}")
+    if reason:
+        pytest.skip(reason)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     if "PYTEST_XDIST_WORKER" in os.environ:
         pytest.skip("one cluster serves all tests: pytest tests/slurm, without -n")
-    if reason := missing():
-        if os.environ.get(REQUIRED):
-            pytest.fail(f"{REQUIRED} is set, but {reason}")
-        pytest.skip(reason)
+    skip_if(missing())
     with TemporaryDirectory(prefix="slurm-") as folder:  # not pytest's: munged wants a path open to all
         started = Cluster(Path(folder), nodes=NODES, cpus=6, max_array=6, features=FEATURES)
         os.environ["SLURM_CONF"] = str(started.conf)

@@ -38,7 +38,7 @@ overrides:
   log.checkpoint_every: 20
 axes: {{seed: [0]}}
 """
-PATIENCE = 300.0  # seconds until a wait counts as failed: machines that test are busy
+PATIENCE = 600.0  # seconds until a wait counts as failed: machines that test are busy
 
 _one_at_a_time = threading.Lock()  # hydra and the standard streams belong to the process
 

@@ -14,6 +14,7 @@ import pytest
 from study.launch import slurm, slurm_cluster
 from study.launch.slurm_record import open_records
 from tests.slurm.cluster import ACCOUNTING, Cluster, missing
+from tests.slurm.conftest import skip_if
 from tests.slurm.disturbed import SWEEP, Study, call, command, until
 
 Begun = Callable[[str], Any]
@@ -132,8 +133,7 @@ def test_edits_after_submission_change_nothing(begun: Begun) -> None:
 @pytest.fixture(scope="module")
 def accounted() -> Iterator[Cluster]:
     """A second cluster, with accounts and limits."""
-    if reason := missing(ACCOUNTING):
-        pytest.skip(reason)
+    skip_if(missing(ACCOUNTING))
     with TemporaryDirectory(prefix="slurm-") as folder:
         cluster = Cluster(Path(folder), nodes=1, accounting=True)
         cluster.start()
