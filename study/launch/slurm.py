@@ -310,6 +310,7 @@ def make_executor(config: SlurmConfig, record: Submission) -> submitit.SlurmExec
         signal_delay_s=record.warning,
         array_parallelism=config.parallel or len(record.tasks),
         setup=[*config.setup, *setup_lines(config, record)],
+        # srun does not take --cpus-per-task over from sbatch; a rank that lost another has to note it before it goes
         srun_args=[f"--cpus-per-task={config.cpus}", "--kill-on-bad-exit=0", *config.srun],
         additional_parameters={**flags, **requeue},
     )
