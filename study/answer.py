@@ -169,7 +169,8 @@ def _compared(study: Study, cell: Cell, metric: Metric, estimate: Estimate | Non
 def _difference(estimate: Estimate) -> str:
     if estimate.reach is None:
         return f"{estimate.mean:+.3g} (one seed)"
-    told = f"{estimate.mean:+.3g} ±{estimate.reach:.2g}"
+    mean = 0.0 if abs(estimate.mean) < 1e-9 * estimate.reach else estimate.mean  # what rounding left of nothing
+    told = f"{mean:+.3g} ±{estimate.reach:.2g}"
     return told if estimate.beyond_noise else f"{told}  within noise"
 
 

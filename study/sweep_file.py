@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from study.atomic import canonical_json
-from study.launch.config import LauncherConfig, LocalConfig, launcher_from, launcher_tree
+from study.launch.config import LauncherConfig, LocalConfig, SlurmConfig, launcher_from, launcher_tree
 from study.marked_yaml import COMMAND_LINE, Keys, Marked, dump_yaml, parse_marked, read_marked
 from study.search.config import SearchConfig, search_from, search_tree
 from study.search.space import Distribution, choices, parse_distribution
@@ -88,9 +88,12 @@ def read_sweep(path: Path, words: Sequence[str] = ()) -> Sweep:
     """The sweep in a file, named after it, with overrides such as `axes.seed=[0,1,2]` or `train.lr=1e-4`."""
     marked = read_marked(path)
     name = path.stem
-    if name in RESERVED or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+    if name in RESERVED or name.startswith((".", "-")) or not name.isprintable():
         raise ConfigError(f"{path}: a sweep cannot be called {name!r}: its results go to a folder of that name")
-    return _Reader(with_words(marked, words), name, _question(path.read_text(encoding="utf-8"))).sweep()
+    sweep = _Reader(with_words(marked, words), name, _question(path.read_text(encoding="utf-8"))).sweep()
+    if isinstance(sweep.launcher, SlurmConfig) and not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+        raise ConfigError(f"{path}: a sweep on a cluster cannot be called {name!r}: must be letters a-z, digits, _ . -")
+    return sweep
 
 
 def parse_sweep(text: str, name: str) -> Sweep:
@@ -360,7 +363,7 @@ def with_words(marked: Marked, words: Sequence[str]) -> Marked:
     tree, lines, parser = _copied(marked.tree), dict(marked.lines), OverridesParser.create()
     for word in words:
         try:
-            override = parser.parse_override(word)
+            override = parser.parse_override(_quoted(word))
         except HydraException as error:
             reason = next(iter(str(error).splitlines()), "")
             raise ConfigError(f"{word!r} is not an override such as train.lr=1e-4: {reason}") from error
@@ -371,6 +374,14 @@ def with_words(marked: Marked, words: Sequence[str]) -> Marked:
         value = None if override.is_delete() else override.value()
         _put(tree, lines, keys, value, override.is_delete(), word)
     return Marked(marked.file, tree, lines)
+
+
+def _quoted(word: str) -> str:
+    """A path may have blanks, apostrophes and letters of which hydra's grammar knows nothing outside quotes."""
+    key, _, value = word.partition("=")
+    if not value or value[0] in "'\"" or (key != "results" and (value.isascii() or value[0] in "[{")):
+        return word
+    return f"{key}='" + value.replace("'", r"\'") + "'"
 
 
 def _place(key: str) -> tuple[str, ...]:

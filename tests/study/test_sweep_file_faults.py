@@ -168,12 +168,12 @@ def test_results_that_cannot_be_written_leave_nothing(
 
     real, calls = study.execute.write_text, 0
 
-    def full(path: Path, text: str) -> None:
+    def full(path: Path, text: str, lasting: bool = True) -> None:
         nonlocal calls
         calls += 1
         if calls > 3:
             raise OSError(28, "No space left on device")
-        real(path, text)
+        real(path, text, lasting)
 
     monkeypatch.setattr(study.execute, "write_text", full)
     assert main([str(file), f"results={tmp_path / 'results'}"]) == 2
