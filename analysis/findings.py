@@ -53,7 +53,10 @@ def finding(rows: Rows, metric: str) -> str:
     if any(not _is_number(line.get(f"difference{REACH}")) for line in compared):
         return f"In {metric} ({better(metric)}) one seed per point cannot tell a difference from noise."
     parts = [_told(verdict, lines, base) for verdict, lines in told.items() if lines]
-    parts += [_within(rest, base)] if rest else []
+    unsure = [line for line in rest if "Holm" in str(line["verdict"])]
+    noise = [line for line in rest if "Holm" not in str(line["verdict"])]
+    parts += [_listed(f"apart from {base} taken singly, but not after Holm's correction", unsure)] if unsure else []
+    parts += [_listed(f"within noise of {base}", noise)] if noise else []
     return f"In {metric} ({better(metric)}), {'; '.join(parts)}."
 
 
@@ -68,11 +71,10 @@ def _told(verdict: str, lines: Sequence[Mapping[Any, Any]], base: str) -> str:
     )
 
 
-def _within(lines: Sequence[Mapping[Any, Any]], base: str) -> str:
+def _listed(told: str, lines: Sequence[Mapping[Any, Any]]) -> str:
     if len(lines) > FEW:
-        return f"{len(lines)} points are within noise of {base}"
-    named = ", ".join(f"{brief(str(line['point']))} ({_size(line, '+')})" for line in lines)
-    return f"within noise of {base}: {named}"
+        return f"{told}: {len(lines)} points"
+    return f"{told}: " + ", ".join(f"{brief(str(line['point']))} ({_size(line, '+')})" for line in lines)
 
 
 def _size(line: Mapping[Any, Any], sign: str = "") -> str:
