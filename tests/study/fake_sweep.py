@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 
+import study.launch.server
 from study.sweep import leave, main
 from tests.study import fake_runs
 
 if __name__ == "__main__":
+    study.launch.server.PRELOADED[:] = ["study.launch.worker"]  # all that a fake run needs
     leave(main(sys.argv[2:], getattr(fake_runs, sys.argv[1])))

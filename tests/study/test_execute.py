@@ -260,7 +260,7 @@ def test_workers_that_cannot_start_end_the_sweep_in_one_line(
 def test_workers_that_cannot_start_say_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forkserver._forkserver._stop()  # type: ignore[attr-defined]  one that another test began speaks elsewhere
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # one that another test began speaks elsewhere
     monkeypatch.setattr(study.launch.server, "PRELOADED", ["study.launch.worker"])
     monkeypatch.setattr(study.launch.local, "begin", fake_runs.broken_at_once)
     file = sweep_file(tmp_path, SMALL)
