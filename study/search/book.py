@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.lease import Lease, newest, take
 from study.search.config import SearchConfig
-from study.search.optuna_parts import VIOLATIONS, grid_values, make_pruner, make_sampler, to_optuna
+from study.search.optuna_parts import grid, make_pruner, make_sampler, to_optuna
 from study.search.space import Distribution
 from study.strict import ConfigError
 
@@ -27,6 +27,7 @@ AGAIN = "again"  # user attribute: a trial that was asked for once more, outside
 FAILURE = "failure"  # why a trial has no value
 RUNS = "runs"
 PRIOR = "prior"  # computed by somebody else, outside the budget
+NOTHING: Mapping[str, float] = MappingProxyType({})
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
 
@@ -60,14 +61,10 @@ class Book:
     ) -> None:
         """`folder` is for the leases."""
         self.name, self.space, self.config, self.folder = name, space, config, folder
-        self.study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            directions=list(config.directions.values()),
-            load_if_exists=True,
-            sampler=make_sampler(config, space, 0),
-            pruner=make_pruner(config),
-        )
+        sampler, pruner = make_sampler(config, 0), make_pruner(config)
+        if name not in optuna.get_all_study_names(storage):
+            optuna.create_study(study_name=name, storage=storage, directions=list(config.directions.values()))
+        self.study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
 
     def trials(self, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=tuple(states) if states else None)
@@ -99,15 +96,12 @@ class Book:
     def fill(self) -> None:
         """Have as many trials wait as the budget lacks."""
         counted = [trial for trial in self.trials() if not {AGAIN, PRIOR} & trial.user_attrs.keys()]
-        for _ in range(self.budget - len(counted)):
-            self.study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
-
-    @property
-    def budget(self) -> int:
-        """Trials to make; of a grid at most as many as it has points."""
-        if self.config.chosen_sampler[0] != "grid":
-            return self.config.trials
-        return min(self.config.trials, prod(len(grid_values(key, axis)) for key, axis in self.space.items()))
+        if self.config.chosen_sampler[0] == "grid":
+            for point in grid(self.space, self.config.seed)[len(counted) : self.config.trials]:
+                self.study.enqueue_trial(point)
+        else:
+            for _ in range(self.config.trials - len(counted)):
+                self.study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
 
     def repeat(self, failures: Sequence[str]) -> None:
         """Let trials that ended so wait once more, unless they were repeated already."""
@@ -145,7 +139,7 @@ class Book:
             return None
         if frozen.state is TrialState.WAITING:
             storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
-        self.study.sampler = make_sampler(self.config, self.space, number)
+        self.study.sampler = make_sampler(self.config, number)
         self.study._thread_local.cached_all_trials = None
         trial = Trial(self.study, frozen._trial_id)
         values = {key: self._suggest(trial, key, distribution) for key, distribution in self.space.items()}
@@ -160,7 +154,7 @@ class Book:
         values: Sequence[float] | None = None,
         failure: str = "",
         ignored: bool = False,
-        violations: Sequence[float] = (),
+        violations: Mapping[str, float] = NOTHING,
     ) -> bool:
         """How a trial ended; False if another process took it over meanwhile.
 
@@ -169,12 +163,12 @@ class Book:
         if claim.lease.lost:
             claim.release()
             return False
-        if violations:
-            claim.trial.set_user_attr(VIOLATIONS, list(violations))
+        for metric, violation in violations.items():
+            claim.trial.set_constraint(metric, violation)
         if failure:
             claim.trial.set_user_attr(FAILURE, failure)
         state = TrialState.COMPLETE if values is not None else TrialState.FAIL if ignored else TrialState.PRUNED
-        self.study.sampler = make_sampler(self.config, self.space, claim.number)
+        self.study.sampler = make_sampler(self.config, claim.number)
         self.study.tell(claim.trial, None if values is None else list(values), state, skip_if_finished=True)
         claim.release()
         return True

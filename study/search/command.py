@@ -27,6 +27,7 @@ from study.run_directory import State, Status
 from study.search.book import Book
 from study.search.config import SearchConfig
 from study.search.hunt import Hunt
+from study.search.optuna_parts import grid, make_pruner, make_sampler
 from study.search.pruning import BY_CURVE, Reporting
 from study.search.storage import open_storage
 from study.search.summary import Family, found, write_summary
@@ -68,6 +69,10 @@ def check(sweep: Sweep, wishes: Wishes) -> list[TrialPoints]:
         )
     if wishes.force:
         raise ConfigError("--force does not go with search: give the sweep file another name to search anew")
+    make_sampler(config, 0)
+    make_pruner(config)
+    if config.chosen_sampler[0] == "grid":
+        grid(sweep.space, config.seed)
     check_defaults(sweep)
     check_axes(sweep)
     trees = Trees(sweep)
@@ -115,6 +120,8 @@ def describe(sweep: Sweep, spaces: list[TrialPoints]) -> list[str]:
 def set_up(sweep: Sweep, folder: Path, spaces: list[TrialPoints], wishes: Wishes) -> list[Family]:
     """Studies and their budgets, made by one process while others that come at once wait for it."""
     config = _config(sweep)
+    if config.storage:
+        open_storage(folder, config.storage)  # before anything is written: it may be out of reach
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder / "search"):
         storage = open_storage(folder, config.storage)

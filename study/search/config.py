@@ -12,7 +12,6 @@ Direction = Literal["minimize", "maximize"]
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "grid", "random")
 PRUNERS = ("none", "median", "hyperband", "wilcoxon")
 SINGLE = ("cmaes",)  # samplers of one objective
-BOUNDED = ("tpe", "gp", "nsga2", "nsga3")  # samplers that hear of constraints
 HIGHER_IS_BETTER = ("is", "precision", "recall", "density", "coverage", "agreement", "images_per_second")
 
 
@@ -29,7 +28,6 @@ class SearchConfig:
     timeout: int = 0  # seconds of one call after which no trial is begun; 0: no end
     storage: str = ""  # any optuna URL; "": a journal in the sweep's folder
     seed: int = 0  # of the sampler
-    prior: bool = False  # take what the store holds of the space as given
 
     def __post_init__(self) -> None:
         _at_least("trials", self.trials, 1)
@@ -37,7 +35,7 @@ class SearchConfig:
         _at_least("seed", self.seed, 0)
         chosen, _ = self.chosen_sampler
         self._check_objectives(chosen)
-        self._check_constraints(chosen)
+        self._check_constraints()
         if self.chosen_pruner[0] != "none" and len(self.directions) > 1:
             raise ValueError(f"pruner={self.pruner!r} is not valid: with several objectives nothing is pruned")
 
@@ -62,7 +60,7 @@ class SearchConfig:
         if len(self.directions) > 1 and sampler in SINGLE:
             raise ValueError(f"sampler={sampler!r} is not valid: it takes one objective, not {len(self.directions)}")
 
-    def _check_constraints(self, sampler: str) -> None:
+    def _check_constraints(self) -> None:
         if not isinstance(self.constraints, Mapping):
             raise ValueError(f"constraints={self.constraints!r} is not valid: must be a mapping as {{gmacs: 0.01}}")
         for key, bound in self.constraints.items():

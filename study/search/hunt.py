@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from study.execute import Listener, Wishes, freeze
@@ -17,7 +17,7 @@ from study.launch.launcher import Launcher
 from study.launch.work import CONTINUED, Outcome, Task, give_up
 from study.plan import Point, Standing, standing
 from study.run_directory import Failure, State, Status
-from study.search.book import RUNS, Book, Claim
+from study.search.book import NOTHING, RUNS, Book, Claim
 from study.search.config import SearchConfig
 from study.search.trial_points import BEFOREHAND, TrialPoints, beforehand, mean, measured
 from study.strict import ConfigError
@@ -147,24 +147,24 @@ class Hunt:
             violations = self._violations(points[:1], BEFOREHAND)
         except ConfigError as error:
             self.listener.note(f"trial {claim.number} of {book.name}: {error}")
-            book.tell(claim, failure=Failure.BAD_CONFIG, violations=[1.0] * len(self.config.bounds))
+            book.tell(claim, failure=Failure.BAD_CONFIG, violations=dict.fromkeys(self.config.bounds, 1.0))
             return
         claim.trial.set_user_attr(RUNS, [point.run for point in points])
-        if any(violation > 0 for violation in violations):
+        if any(violation > 0 for violation in violations.values()):
             self._told(hand, failure=INFEASIBLE, violations=violations)
             return
         self._idle.append(hand)
         self.changed()
 
-    def _violations(self, points: Sequence[Point], known: Sequence[str] | None = None) -> list[float]:
+    def _violations(self, points: Sequence[Point], known: Sequence[str] | None = None) -> dict[str, float]:
         """How far above each bound; with `known`, of those alone, and the rest counts as within."""
-        found = []
+        found = {}
         for metric, bound in self.config.bounds.items():
             value = None if known is not None and metric not in known else beforehand(points[0].config, metric)
             if value is None and known is None:
                 values = measured(points, metric)
                 value = sum(values) / len(values) if values else None
-            found.append(0.0 if value is None else value - bound)
+            found[metric] = 0.0 if value is None else value - bound
         return found
 
     def _prepared(self, hand: Hand) -> Task | None:
@@ -256,7 +256,7 @@ class Hunt:
         self.failures += failure not in LEARNED
         self.halted = self.halted or 0 < self.wishes.max_failures <= self.failures
 
-    def _told(self, hand: Hand, failure: str, ignored: bool = False, violations: Sequence[float] = ()) -> None:
+    def _told(self, hand: Hand, failure: str, ignored: bool = False, violations: Mapping[str, float] = NOTHING) -> None:
         known = violations or self._violations(hand.points, BEFOREHAND)
         hand.book.tell(hand.claim, failure=failure, ignored=ignored, violations=known)
         self.changed()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any
 
 import optuna
@@ -20,16 +22,14 @@ from optuna.samplers import (
     BaseSampler,
     CmaEsSampler,
     GPSampler,
-    GridSampler,
     NSGAIIISampler,
     NSGAIISampler,
     QMCSampler,
     RandomSampler,
     TPESampler,
 )
-from optuna.trial import FrozenTrial
 
-from study.search.config import BOUNDED, SearchConfig
+from study.search.config import SearchConfig
 from study.search.space import Distribution
 from study.strict import ConfigError, nearest
 
@@ -40,7 +40,7 @@ SAMPLER_CLASSES: dict[str, Callable[..., BaseSampler]] = {
     "nsga2": NSGAIISampler,
     "nsga3": NSGAIIISampler,
     "qmc": QMCSampler,
-    "grid": GridSampler,
+    "grid": RandomSampler,  # of which nothing is asked: a grid's trials wait with their values
     "random": RandomSampler,
 }
 PRUNER_CLASSES: dict[str, Callable[..., BasePruner]] = {
@@ -49,23 +49,18 @@ PRUNER_CLASSES: dict[str, Callable[..., BasePruner]] = {
     "hyperband": HyperbandPruner,
     "wilcoxon": WilcoxonPruner,
 }
-OURS = ("self", "seed", "constraints_func", "search_space")  # given by the search itself
-VIOLATIONS = "violations"  # user attribute of a trial: how far above each bound, 0 or less if within
+OURS = ("seed", "constraints_func")  # given by the search itself
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.simplefilter("ignore", ExperimentalWarning)
 
 
-def make_sampler(config: SearchConfig, space: Mapping[str, Distribution], number: int) -> BaseSampler:
+def make_sampler(config: SearchConfig, number: int) -> BaseSampler:
     """The sampler of one trial. Seeded by its number, many processes draw no point twice, and the same again."""
     name, options = config.chosen_sampler
     kind = SAMPLER_CLASSES[name]
     _check_options("sampler", name, kind, options)
     given = dict(options)
-    if name == "grid":
-        given["search_space"] = {key: grid_values(key, distribution) for key, distribution in space.items()}
-    if config.bounds and name in BOUNDED:
-        given["constraints_func"] = _violations
     if name == "cmaes":
         given.setdefault("warn_independent_sampling", False)
     if name == "qmc":  # its points are one sequence, counted in the storage: the same seed for every trial of it
@@ -95,6 +90,14 @@ def to_optuna(distribution: Distribution) -> BaseDistribution:
     return IntDistribution(low, high, step=given[2] if len(given) == 3 else 1)
 
 
+def grid(space: Mapping[str, Distribution], seed: int) -> list[dict[str, Any]]:
+    """Every point of a countable space, shuffled: a budget may not reach them all."""
+    values = [grid_values(key, distribution) for key, distribution in space.items()]
+    points = [dict(zip(space, point, strict=True)) for point in product(*values)]
+    random.Random(seed).shuffle(points)
+    return points
+
+
 def grid_values(key: str, distribution: Distribution) -> list[Any]:
     """All values of something countable."""
     if distribution.kind in ("uniform", "loguniform"):
@@ -103,11 +106,6 @@ def grid_values(key: str, distribution: Distribution) -> list[Any]:
         return list(distribution.arguments)
     low, high, *step = distribution.arguments
     return list(range(low, high + 1, *step))
-
-
-def _violations(trial: FrozenTrial) -> Sequence[float]:
-    found: list[float] = trial.user_attrs.get(VIOLATIONS, [])
-    return found
 
 
 def _check_options(what: str, name: str, kind: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -1,0 +1,246 @@
+"""A search from its file to its answer, on runs that are closed forms."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.rows import load_rows
+from analysis.trials import trials as analysed
+from study.launch.work import Work
+from study.results import read_rows
+from study.run_directory import RunDirectory
+from study.search.storage import JOURNAL
+from study.sweep import main
+from study.sweep_file import parse_sweep, read_sweep, to_yaml
+from tests.study.search.fake_objectives import (
+    STEPS,
+    SWEEP,
+    bowl_run,
+    curve_run,
+    diverging_run,
+    never,
+)
+from tests.study.sweeping import sweep_file
+
+Search = Callable[..., int]
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Search:
+    def run(text: str = SWEEP, *words: str, work: Work = bowl_run) -> int:
+        return main([str(sweep_file(tmp_path, text)), f"results={tmp_path / 'r'}", *words], work)
+
+    return run
+
+
+def told(tmp_path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((tmp_path / "r" / "lrs" / "trials.json").read_text(encoding="utf-8"))
+    return found
+
+
+def counts(tmp_path: Path) -> list[int]:
+    """How often each run was done."""
+    return [int(path.read_text(encoding="utf-8")) for path in (tmp_path / "r").glob("runs/*/count")]
+
+
+def test_every_trial_is_an_ordinary_run_and_its_value_the_rows(tmp_path: Path, search: Search) -> None:
+    assert search() == 0
+    lines = told(tmp_path)
+    assert [line["trial"] for line in lines] == list(range(6))
+    for line in lines:
+        directory = RunDirectory(tmp_path / "r", line["runs"][0])
+        rows = {row.metric: row.value for row in read_rows(directory.rows)}
+        assert line["state"] == "complete"
+        assert line["objectives"] == {"val_loss": rows["val_loss"]}
+        assert rows["gmacs"] == line["values"]["train.weight_decay"]
+    assert counts(tmp_path) == [1] * 6
+    frame = analysed(load_rows(tmp_path / "r" / "lrs"), "val_loss")
+    assert list(frame["value"]) == [line["objectives"]["val_loss"] for line in lines]
+
+
+def test_called_again_it_does_nothing_and_a_larger_budget_goes_on(tmp_path: Path, search: Search) -> None:
+    assert search() == 0
+    before = told(tmp_path)
+    assert search(work=never) == 0
+    assert told(tmp_path) == before
+    assert search(SWEEP, "search.trials=9") == 0
+    assert told(tmp_path)[:6] == before
+    assert len(told(tmp_path)) == 9
+    assert counts(tmp_path) == [1] * 9
+
+
+def test_a_point_in_the_store_is_told_and_not_done_again(tmp_path: Path, search: Search) -> None:
+    assert search() == 0
+    before = told(tmp_path)
+    for path in [*(tmp_path / "r" / "lrs").glob("search.journal*"), tmp_path / "r" / "lrs" / "trials.json"]:
+        path.unlink()
+    assert search(work=never) == 0
+    assert told(tmp_path) == before
+
+
+def test_a_trial_is_the_mean_over_seeds(tmp_path: Path, search: Search, capsys: pytest.CaptureFixture[str]) -> None:
+    text = SWEEP.replace("search:", "  seed: [0, 1, 2]\nsearch:").replace("trials: 6", "trials: 3")
+    assert search(text, work=_seeded) == 0
+    for line in told(tmp_path):
+        values = [read_rows(RunDirectory(tmp_path / "r", run).rows)[0].value for run in line["runs"]]
+        assert len(values) == 3
+        assert line["objectives"]["val_loss"] == pytest.approx(sum(values) / 3)
+    assert "± 2.5" in capsys.readouterr().out  # 4.303 x 1 / sqrt(3)
+
+
+def _seeded(config: Any) -> Any:
+    from tests.study.search.fake_objectives import finished
+
+    return finished(config, 10 + config.seeds.init)
+
+
+def test_every_family_has_the_same_budget(tmp_path: Path, search: Search) -> None:
+    text = SWEEP.replace("axes:", "axes:\n  backbone: [dit-tiny, dis-tiny, unet-tiny]").replace(
+        "search: {", "search: {per: backbone, "
+    )
+    assert search(text, "search.trials=4") == 0
+    families = [line["values"]["backbone"] for line in told(tmp_path)]
+    assert {family: families.count(family) for family in families} == {"dit-tiny": 4, "dis-tiny": 4, "unet-tiny": 4}
+
+
+def test_divergence_teaches_and_bugs_do_not(tmp_path: Path, search: Search) -> None:
+    assert search(SWEEP, "search.trials=12", work=diverging_run) == 0
+    states = {line["state"] for line in told(tmp_path) if line["failure"] == "diverged"}
+    assert states == {"pruned"}
+    text = SWEEP.replace("search:", "  seed: [13]\nsearch:").replace("lrs", "bugs")
+    (tmp_path / "bugs.yaml").write_text(text, encoding="utf-8")
+    assert main([str(tmp_path / "bugs.yaml"), f"results={tmp_path / 'b'}", "search.trials=2"], diverging_run) == 1
+    lines = json.loads((tmp_path / "b" / "bugs" / "trials.json").read_text(encoding="utf-8"))
+    assert {line["state"] for line in lines} <= {"fail", "pruned"}
+
+
+def test_constraints_on_cost_keep_runs_from_being_done(tmp_path: Path, search: Search) -> None:
+    text = SWEEP.replace("axes:", "axes:\n  backbone.depth: [1, 8]")
+    assert search(text, "search.constraints={gmacs: 0.002}", "search.trials=12") == 0
+    lines = told(tmp_path)
+    refused = [line for line in lines if line["failure"]]
+    assert {line["values"]["backbone.depth"] for line in refused} == {8}
+    assert {line["values"]["backbone.depth"] for line in lines if not line["failure"]} == {1}
+    assert len(counts(tmp_path)) == 12 - len(refused)
+
+
+def test_several_objectives_end_in_a_front(tmp_path: Path, search: Search, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search(SWEEP, "search.objectives=[val_loss, gmacs]", "search.sampler=nsga2", "search.trials=20") == 0
+    pairs = [tuple(line["objectives"].values()) for line in told(tmp_path)]
+    front = [p for p in pairs if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in pairs)]
+    assert f"Pareto front, {len(front)} trials" in capsys.readouterr().out
+
+
+def test_hyperband_saves_four_tenths_of_the_steps_and_finds_the_same(tmp_path: Path) -> None:
+    best, steps = {}, {}
+    for pruner in ("none", "hyperband"):
+        file, results = sweep_file(tmp_path, SWEEP), tmp_path / pruner
+        words = [
+            f"results={results}",
+            "search.trials=40",
+            f"search.pruner={pruner}",
+            "overrides.train.validate_every=2",
+        ]
+        assert main([str(file), *words], curve_run) == 0
+        lines = json.loads((results / "lrs" / "trials.json").read_text(encoding="utf-8"))
+        best[pruner] = min(line["objectives"]["val_loss"] for line in lines if line["state"] == "complete")
+        steps[pruner] = sum(len(path.read_text().splitlines()) for path in results.glob("runs/*/log.txt"))
+    assert best["hyperband"] == best["none"]
+    assert steps["none"] == 40 * STEPS
+    assert steps["hyperband"] <= 0.6 * steps["none"]
+
+
+def test_what_was_pruned_can_be_promoted(tmp_path: Path, search: Search) -> None:
+    words = ["search.trials=12", "search.pruner=median", "overrides.train.validate_every=2"]
+    assert search(SWEEP, *words, work=curve_run) == 0
+    pruned = [line for line in told(tmp_path) if line["failure"] == "pruned"]
+    assert pruned
+    assert search(SWEEP, *words, "--retry=pruned", work=curve_run) == 0
+    again = [line for line in told(tmp_path) if line["kind"] == "again"]
+    assert [line["values"] for line in again] == [line["values"] for line in pruned]
+    assert {line["state"] for line in again} == {"complete"}
+    assert search(SWEEP, *words, "--retry=pruned", work=never) == 0
+
+
+def test_the_file_of_a_search_is_written_as_it_was_read(tmp_path: Path) -> None:
+    sweep = parse_sweep(SWEEP, "lrs")
+    again = parse_sweep(to_yaml(sweep), "lrs")
+    assert again == sweep
+    assert read_sweep(sweep_file(tmp_path, SWEEP)) == sweep
+
+
+FAULTS = {
+    "unknown key": ("search.trails=3", r"unknown key search.trails: did you mean search.trials|unknown key .*trails"),
+    "unknown sampler": ("search.sampler=tp", r"search.sampler='tp' is not valid: did you mean tpe"),
+    "unknown option": ("search.sampler={name: tpe, startup: 3}", r"tpe has no option startup"),
+    "no budget": ("search.trials=0", r"search.trials=0 is not valid: must be 1 or more"),
+    "unproduced": ("search.objectives=fid", r"no run of this sweep produces fid"),
+    "misspelt": ("search.objectives=val_los", r"produces val_los: did you mean val_loss"),
+    "mixed": ("search.objectives=[val_loss, {val_loss: maximize}]", r"val_loss is given in both directions"),
+    "direction": ("search.objectives={val_loss: down}", r"objectives.val_loss='down' is not valid: must be minimize"),
+    "two for cmaes": ("search={sampler: cmaes, objectives: [val_loss, gmacs]}", r"it takes one objective, not 2"),
+    "two pruned": (
+        "search={pruner: median, objectives: [val_loss, gmacs]}",
+        r"with several objectives nothing is",
+    ),
+    "curves": ("search={pruner: median, objectives: gmacs}", r"hears val_loss"),
+    "seeds": ("search.pruner=wilcoxon", r"compares seeds"),
+    "constraint": ("search.constraints={gmac: 1}", r"constraint gmac is no metric of a run: did you mean gmacs"),
+    "per": ("search.per=backbone", r"per=backbone is no axis with a list of values"),
+    "empty space": ("axes=null", r"nothing to search"),
+    "empty range": ("axes.train.lr='uniform(2, 1)'", r"uniform\(2, 1\) is empty"),
+    "no field": ("axes.train.rate='uniform(1, 2)'", r"unknown key train.rate"),
+    "unreachable": ("search.storage='sqlite:////nowhere/at/all.db'", r"cannot be reached"),
+    "no such storage": ("search.storage='nosuch://x'", r"cannot be reached"),
+    "slurm": ("launcher=slurm", r"launcher=slurm does not go with search"),
+    "force": ("--force", r"--force does not go with search"),
+    "match": ("match={like: baseline}", r"match: does not go with search"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    tmp_path: Path, search: Search, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    word, complaint = FAULTS[fault]
+    assert search(SWEEP, word, work=never) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert re.search(complaint, lines[0]), lines[0]
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        ("axes.train.lr='loguniform(1e-4, 1e-2)'", r"begun with train.lr=loguniform\(0.0001, 0.1\), now .*0.01\)"),
+        ("overrides.train.images=128", r"begun with train.images=64, now 128"),
+        ("search.objectives=gmacs", r"begun with objectives="),
+    ],
+)
+def test_a_changed_space_is_refused_and_nothing_is_lost(
+    tmp_path: Path, search: Search, capsys: pytest.CaptureFixture[str], word: str, complaint: str
+) -> None:
+    assert search() == 0
+    before, journal = told(tmp_path), (tmp_path / "r" / "lrs" / JOURNAL).read_bytes()
+    capsys.readouterr()
+    assert search(SWEEP, word, work=never) == 2
+    line = capsys.readouterr().err.strip()
+    assert re.search(complaint, line), line
+    assert "\n" not in line
+    assert told(tmp_path) == before
+    assert (tmp_path / "r" / "lrs" / JOURNAL).read_bytes() == journal
+
+
+def test_half_a_line_at_the_journals_end_is_cut_off(tmp_path: Path, search: Search) -> None:
+    assert search() == 0
+    with (tmp_path / "r" / "lrs" / JOURNAL).open("ab") as file:
+        file.write(b'{"op_code": 6, "wor')
+    assert search(SWEEP, "search.trials=7") == 0
+    assert len(told(tmp_path)) == 7
