@@ -84,7 +84,7 @@ def settings_of(asked: argparse.Namespace) -> Cell:
 
 
 def folder_of(asked: argparse.Namespace) -> Path:
-    return asked.out or machine_folder(asked.device, asked.threads)
+    return asked.out or machine_folder(asked.device)
 
 
 def cells_of(asked: argparse.Namespace) -> list[Cell]:
@@ -105,7 +105,6 @@ def cells_of(asked: argparse.Namespace) -> list[Cell]:
         for batch in asked.batch
         for size in sizes
         for subject in subjects(asked.names, asked.peer, size)
-        if mode != "sample" or isinstance(subject, Network)
     ]
 
 

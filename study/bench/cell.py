@@ -1,16 +1,17 @@
-"""The fresh process of one cell: `python -m study.bench.cell`, one JSON line in, one JSON line out.
+"""The fresh process of one cell: a command in, an answer out, until the other end is closed.
 
-The first line is the cell; then `open` builds and warms up, `block` times, `memory` and `energy` are
-passes of their own, `peak` measures what the device can do at most. The end of input ends the process.
+`open` builds and warms up, `block` times, `memory` and `energy` are passes of their own, `peak` measures
+what the device can do at most.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 class Worker:
     """What one process holds between commands."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, allocator: str) -> None:
+        self.allocator = allocator
         self.cell, self.device = cell, torch.device(cell.device)
         self.cpus = pin(cell)
         self.timer: Timer = timer_for(self.device)
@@ -63,12 +65,9 @@ class Worker:
         settings = {
             "pinned": ",".join(map(str, self.cpus)) or "no",
             "tf32": str(torch.backends.cuda.matmul.allow_tf32).lower(),
-            "allocator": ALLOCATOR,
+            "allocator": self.allocator,
         }
         return {**provenance(self.device), **settings, **gpu_facts(self.device)}
-
-
-ALLOCATOR = "untouched"
 
 
 def gpu_facts(device: torch.device) -> dict[str, str]:
@@ -106,23 +105,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def serve(lines: Iterator[str]) -> Iterator[Answer]:
-    worker = Worker(cell_from_tree(json.loads(next(lines))))
-    for line in lines:
-        command = json.loads(line)
+def serve(connection: Connection, tree: Any) -> None:
+    """The life of the process. Ctrl-C is for the parent, which ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    worker = Worker(cell_from_tree(tree), keep_freed_memory())
+    while True:
+        try:
+            command = connection.recv()
+        except EOFError:
+            return
         method = getattr(worker, command.pop("do"))
-        yield answer(lambda method=method, command=command: method(**command))  # type: ignore[misc]
-
-
-def main() -> None:
-    global ALLOCATOR
-    ALLOCATOR = keep_freed_memory()
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a subject prints is no answer
-    for each in serve(iter(sys.stdin.readline, "")):
-        answers.write(json.dumps(each) + "\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    main()
+        connection.send(answer(partial(method, **command)))

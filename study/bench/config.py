@@ -16,6 +16,7 @@ from study.strict import from_tree, to_tree
 VERSION = 1  # raise when the same cell would give other numbers
 MODES = ("forward", "train", "sample")
 DTYPES = ("fp32", "bf16", "fp16")
+HEAD = 64  # width of one attention head
 FORMS = ("s4d", "s4d-textbook", "attention")
 
 
@@ -90,12 +91,12 @@ class Layer:
     def __post_init__(self) -> None:
         require_choice("form", self.form, FORMS)
         require(self.length > 0, "length", self.length, "a positive integer")
-        heads = self.width > 0 and self.width % self.heads == 0
-        require(heads, "width", self.width, "positive, and if above 64 a multiple of 64 (the width of a head)")
+        heads = 0 < self.width <= HEAD or (self.width > 0 and self.width % HEAD == 0)
+        require(heads, "width", self.width, f"positive, and if above {HEAD} a multiple of it (the width of a head)")
 
     @property
     def heads(self) -> int:
-        return max(1, self.width // 64)
+        return max(1, self.width // HEAD)
 
     @property
     def name(self) -> str:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
-import subprocess
-import sys
-import tempfile
-from contextlib import suppress
-from pathlib import Path
+import signal
 from types import TracebackType
 from typing import Any, Self
 
+from study.bench.cell import serve
 from study.bench.config import Cell
 from study.bench.timing import Sample
 from study.launch.server import THREAD_VARIABLES
 from study.strict import to_tree
 
-ROOT = Path(__file__).parents[2]
-KILLED = -9  # how a process ends that the kernel found too large
+PRELOADED = ["study.bench.cell", "study.bench.__main__", "torch._dynamo"]
+"""Imported once by the server that processes are forked from; it computes nothing, so each of them is fresh."""
 
 
 class DoesNotFitError(Exception):
-    """The cell does not fit: a result, not a failure."""
+    """The cell is out of memory: a result, not a failure."""
 
 
 class RefusedError(ValueError):
@@ -30,23 +27,17 @@ class RefusedError(ValueError):
 
 
 class CellProcess:
-    """One fresh process of one cell. `root` is the source tree it runs, ours unless two trees are compared."""
+    """One fresh process of one cell."""
 
-    def __init__(self, cell: Cell, longest_warm_up: float = 3.0, root: Path = ROOT) -> None:
+    def __init__(self, cell: Cell, longest_warm_up: float = 3.0) -> None:
         self.cell, self.longest_warm_up = cell, longest_warm_up
-        self._errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  # closed with the process
-        threads = dict.fromkeys(THREAD_VARIABLES, str(cell.threads))
-        path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "study.bench.cell"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env={**os.environ, **threads, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for the parent, which ends it
-        )
-        self._tell(to_tree(cell))
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(cell.threads)))  # read as libraries are loaded
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self._end, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, to_tree(cell)), daemon=True)
+        self._process.start()
+        theirs.close()
 
     def open(self) -> dict[str, Any]:
         """Build and warm up; what that was like."""
@@ -57,45 +48,32 @@ class CellProcess:
         return [Sample(tuple(numbers[:-2]), *numbers[-2:]) for numbers in taken]
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        self._tell({"do": do, **arguments})
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._ended()
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            self._end.send({"do": do, **arguments})
+            answer: dict[str, Any] = self._end.recv()
+        except (EOFError, OSError):
+            raise self._ended() from None
         if "out_of_memory" in answer:
             raise DoesNotFitError(answer["out_of_memory"])
         if "refused" in answer:
             raise RefusedError(answer["refused"])
         return answer
 
-    def _tell(self, message: Any) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._ended() from None
-
     def _ended(self) -> Exception:
-        code = self._process.wait()
-        if code == KILLED:
+        self._process.join()
+        code = self._process.exitcode
+        if code == -signal.SIGKILL:
             return DoesNotFitError("its process was killed (signal 9), as the kernel does when memory is gone")
-        self._errors.seek(0)
-        last = self._errors.read().strip().splitlines()[-1:] or ["it said nothing"]
-        return RefusedError(f"{self.cell.subject.name}: its process ended with status {code}: {last[0][:300]}")
+        return RefusedError(f"{self.cell.subject.name}: its process ended by itself with status {code}")
 
     def close(self) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
+        """End it: at once if it is idle, by force if it is not."""
+        self._end.close()
+        self._process.join(timeout=5)
+        if self._process.is_alive():
             self._process.kill()
-            self._process.wait()
-        self._errors.close()
+            self._process.join()
+        self._process.close()
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,18 +31,20 @@ FEW = 6  # samples of a ratio that the textbook side takes seconds per call for;
 
 
 def record(plain: Cell, protocol: Protocol, folder: Path, tell: Tell) -> list[str]:
-    """All of it, cheapest first; each group is kept as it ends."""
+    """All of it, each group kept as it ends. Small networks and layers on one thread, S sizes on all that there are."""
 
     def run(cells: Sequence[Cell], memory: bool, how: Protocol) -> list[Measured]:
         found = run_suite(cells, how, memory, tell, lambda part: save(folder, part, how))
         save(folder, found, how)
         return found
 
-    tables = [run(network_cells(plain, *which), True, protocol) for which in (TINY, SMALL)]
-    told = lengths(("s4d", "s4d-textbook", "attention"), LENGTHS, (128, 16, "concat"), plain, protocol, folder, tell)
+    wide = replace(plain, threads=len(os.sched_getaffinity(0))) if plain.device == "cpu" else plain
+    tiny = run(network_cells(plain, *TINY), True, protocol)
+    small = run(network_cells(wide, *SMALL), True, protocol)
+    told = lengths(("s4d", "s4d-textbook", "attention"), LENGTHS, (64, 16, "concat"), plain, protocol, folder, tell)
     few = replace(protocol, min_samples=FEW, min_seconds=0.0, blocks=2)
     ratios = run(ratio_cells(plain), False, few)
-    return [summary_line(each, protocol) for found in tables for each in found] + told + ratio_lines(ratios, few)
+    return [summary_line(each, protocol) for each in tiny + small] + told + ratio_lines(ratios, few)
 
 
 def network_cells(plain: Cell, names: Sequence[str], side: int) -> list[Cell]:

@@ -113,6 +113,7 @@ def times_frame(found: Sequence[Measured], protocol: Protocol, axis: str, at: di
 
 
 def keep(file: Path, frame: pd.DataFrame) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_file(file, lambda path: frame.to_csv(path, index=False, float_format="%.6g"))
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -32,9 +33,11 @@ SAMPLES, TABLE = "samples.parquet", "table.csv"
 PLACE = ("repeat", "block", "turn")
 
 
-def machine_folder(device: str, threads: int, results: Path = Path("results/bench")) -> Path:
+def machine_folder(device: str, results: Path = Path("results/bench")) -> Path:
     """One folder per machine, named after what computes."""
-    name = torch.cuda.get_device_name(torch.device(device)) if device != "cpu" else f"{cpu_name()} {threads} thread"
+    name = (
+        torch.cuda.get_device_name(torch.device(device)) if device != "cpu" else f"{cpu_name()} {os.cpu_count()} cores"
+    )
     return results / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -95,7 +98,7 @@ def table_line(line: Line) -> dict[str, Any]:
 
 def _peak(measured: Measured) -> float | None:
     memory = measured.memory
-    return memory.get("allocated_peak_mib", memory.get("process_peak_mib"))
+    return memory.get("allocated_peak_mib", memory.get("growth_mib"))
 
 
 def samples_frame(measured: Sequence[Measured]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from study.bench.rows import Measured
 from study.bench.schedule import Tell, measure
 
 ENERGY_SECONDS = 10.0
+LEAST_WARM_UP = 1.0  # seconds allowed
 
 
 def run_suite(
@@ -44,7 +45,7 @@ def _told(tell: Tell, about: str, words: str) -> None:
 
 def run_group(members: Sequence[Cell], protocol: Protocol, tell: Tell) -> list[Measured]:
     """The first cell is the baseline of the others."""
-    longest = max(1.0, protocol.min_seconds)
+    longest = max(LEAST_WARM_UP, protocol.min_seconds)
     starts = {cell.id: partial(CellProcess, cell, longest) for cell in members}
     outcomes = measure(starts, protocol, tell)
     measured = [Measured(cell, outcomes[cell.id]) for cell in members]

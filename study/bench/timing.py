@@ -19,8 +19,9 @@ import torch
 Work = Mapping[str, Callable[[], object]]
 """Phases in their order; together they are one call."""
 
-WINDOW = 3  # samples whose median must stand still
-STABLE = 0.02  # how still, relative
+WINDOW = 5  # samples whose median must stand still
+LONG_SAMPLE = 0.3  # seconds; of longer ones each stands for itself
+STABLE = 0.05  # how still, relative
 LEAST_SAMPLE = {"cpu": 1e-3, "cuda": 5e-3}  # seconds; shorter calls are timed several at once
 LONG_CALL = 0.05  # seconds; a block of shorter ones begins with one that is not timed
 MOST_CALLS = 1000
@@ -117,7 +118,7 @@ class WarmUp:
 
 
 def warm_up(work: Work, timer: Timer, longest: float, least_sample: float) -> WarmUp:
-    """Call until the median of the last samples differs from that of those before by under 2 %, or time is up."""
+    """Call until the median of the last samples differs from that of those before by under 5 %, or time is up."""
     first = take(work, timer).wall  # with what it compiles and imports: no part of the time allowed
     began = timer.wall()
     seen = [take(work, timer).wall]
@@ -129,9 +130,10 @@ def warm_up(work: Work, timer: Timer, longest: float, least_sample: float) -> Wa
 
 
 def stands_still(seen: Sequence[float]) -> bool:
-    if len(seen) < 2 * WINDOW:
+    window = 1 if seen[-1] > LONG_SAMPLE else WINDOW
+    if len(seen) < 2 * window:
         return False
-    late, before = (statistics.median(part) for part in (seen[-WINDOW:], seen[-2 * WINDOW : -WINDOW]))
+    late, before = (statistics.median(part) for part in (seen[-window:], seen[-2 * window : -window]))
     return abs(late / before - 1) < STABLE
 
 
