@@ -172,7 +172,7 @@ class Body:
                 return self.leave()
             state = self.do(Task(self.submission.results, run))
             if state is not None and state.failure in (Failure.PREEMPTED, Failure.STOPPED):
-                return self.leave(Task(self.submission.results, run))
+                return self.leave(Task(self.submission.results, run), state)
             failed += state is not None and state.status is not Status.DONE
         return 1 if failed else 0
 
@@ -192,12 +192,12 @@ class Body:
         say(f"{task.run} {told}")
         return state
 
-    def leave(self, task: Task | None = None) -> int:
+    def leave(self, task: Task | None = None, state: State | None = None) -> int:
         """Note why the run in hand stopped, and ask to come back where nobody else has. The first rank speaks for all:
         the others leave in peace, or SLURM would end it before it is through."""
         if this_rank() > 0:
             return 0
-        number = self.signals.numbers[0] if self.signals.numbers else signal.SIGTERM
+        number = self.signals.numbers[0] if self.signals.numbers else heard(state)
         leave = reason_to_leave(number, Standing.asked(), self.submission.warning, this_restart())
         say(f"leaving: {leave.failure}, {leave.message}")
         stuck = task is not None and self.note(task, leave)
@@ -218,6 +218,12 @@ class Body:
             message = f"no progress within {self.submission.minutes} minutes: give launcher.time more"
         amend(task, leave.failure, message, Status.FAILED if stuck else Status.PENDING)
         return stuck
+
+
+def heard(state: State | None) -> int:
+    """The signal that a run stopped for: while it listens, it alone hears the first one."""
+    name = (state.message or "").removeprefix("stopped by ") if state else ""
+    return signal.Signals[name] if name in signal.Signals.__members__ else signal.SIGTERM
 
 
 def note_silent_end(task: Task) -> State:

@@ -12,7 +12,7 @@ import pytest
 import study.run
 from study.execute import write_plan
 from study.launch import slurm_job
-from study.launch.slurm_job import Body, Leave, Signals
+from study.launch.slurm_job import Body, Leave, Signals, heard
 from study.launch.slurm_record import Submission
 from study.lease import take
 from study.plan import make_plan
@@ -141,3 +141,11 @@ def test_twice_at_the_limit_without_a_step_is_a_failure(body: Body, monkeypatch:
     state = states(body)[0]
     assert (state.status, state.failure) == ("failed", "timed out")
     assert "give launcher.time more" in (state.message or "")
+
+
+@pytest.mark.parametrize(
+    ("message", "number"),
+    [("stopped by SIGUSR2", signal.SIGUSR2), ("stopped by SIGINT", signal.SIGINT), ("full disk", signal.SIGTERM)],
+)
+def test_a_signal_that_only_the_run_heard_is_known_by_its_word(message: str, number: int) -> None:
+    assert heard(State(message=message)) == number
