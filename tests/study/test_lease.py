@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -173,7 +174,7 @@ def test_a_lease_that_cannot_be_read_counts_until_it_is_silent(text: str, tmp_pa
     assert after.path.stem == "000004"
 
 
-def _run_on_another_machine(run: Path, beat: float, asleep: Event, awake: Event) -> None:
+def _run_on_another_machine(run: Path, beat: float, asleep: Event, awake: Connection) -> None:
     """Begins the run, falls silent, and writes once more when it wakes up."""
     study.lease.this_machine = lambda: "another machine"  # type: ignore[assignment]
     study.lease.BEAT = beat
@@ -182,7 +183,7 @@ def _run_on_another_machine(run: Path, beat: float, asleep: Event, awake: Event)
     with lease:
         write_text(run / "state.json", "the zombie's first")
         asleep.set()
-        awake.wait(30)
+        awake.poll(30)
         write_text(run / "state.json", "the zombie's last")
     os._exit(0)
 
@@ -190,7 +191,7 @@ def _run_on_another_machine(run: Path, beat: float, asleep: Event, awake: Event)
 @pytest.mark.parametrize("beat", [0.01, 1000.0], ids=["its heart notices", "its writing notices"])
 def test_a_zombie_of_another_machine_writes_nothing_once_its_run_is_taken_over(tmp_path: Path, beat: float) -> None:
     context = multiprocessing.get_context("spawn")
-    asleep, awake = context.Event(), context.Event()
+    asleep, (awake, waking) = context.Event(), context.Pipe()  # an event set waits for whom it wakes, dead or not
     zombie = context.Process(target=_run_on_another_machine, args=(tmp_path, beat, asleep, awake), daemon=True)
     zombie.start()
     assert asleep.wait(60)
@@ -202,7 +203,7 @@ def test_a_zombie_of_another_machine_writes_nothing_once_its_run_is_taken_over(t
     with lease:
         write_text(tmp_path / "state.json", "its successor's")
         os.kill(zombie.pid or 0, signal.SIGCONT)
-        awake.set()
+        waking.send(None)
         zombie.join(30)
     assert zombie.exitcode == study.lease.LOST
     assert (tmp_path / "state.json").read_text(encoding="utf-8") == "its successor's"
