@@ -17,7 +17,7 @@ from analysis.figures.points import is_higher_better
 from analysis.published import published
 from analysis.render import table
 from analysis.rows import FINISHED, CannotShowError, Rows
-from study.comparison import Cell, Estimate, Metric, Study, differences, mean_of, spread
+from study.comparison import Cell, Estimate, Metric, Study, differences, mean_of, read_plan, spread
 from study.stats import holm, minimum_detectable_difference, pareto_front, t_quantile, two_sided_p
 
 ALPHA = 0.05
@@ -107,7 +107,13 @@ def depth_width(rows: Rows) -> pd.DataFrame:
 
 
 def backbones(rows: Rows) -> pd.DataFrame:
-    return comparison(rows, heading="Backbones at equal MACs", told=("One learning rate for all: none was tuned.",))
+    return comparison(rows, heading="Backbones at equal MACs", told=(_settings(rows),))
+
+
+def _settings(rows: Rows) -> str:
+    """Whether every backbone was given values of its own."""
+    tuned = read_plan(rows.path).get("settings") if (rows.path / "plan.json").exists() else None
+    return f"Settings: {tuned}." if tuned else "One learning rate for all: none was tuned."
 
 
 def resolution(rows: Rows) -> pd.DataFrame:

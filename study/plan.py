@@ -19,6 +19,7 @@ from study.lease import newest
 from study.run_directory import RunDirectory, State, Status
 from study.strict import ConfigError, nearest, unknown_key
 from study.sweep_file import Condition, Sweep, Value, same_value, shown
+from study.tuned import Tuned, described
 
 
 class Standing(StrEnum):
@@ -85,6 +86,7 @@ class Plan:
             "axes": {key: list(self.sweep.values_of(key)) for key in self.sweep.keys},
             "together": [list(axes.values) for axes in self.sweep.axes],
             "baseline": dict(self.sweep.baseline),
+            **({"settings": described(self.sweep, self.results)} if self.sweep.tuned else {}),
             "points": [
                 {
                     "run": point.run,
@@ -99,6 +101,10 @@ class Plan:
 
 def make_plan(sweep: Sweep) -> Plan:
     """All points of the sweep; one ConfigError with a line for every kind of fault among them."""
+    if sweep.search:
+        raise sweep.source.error(
+            ("search",), "search: its points are not known beforehand, so there is no plan of them"
+        )
     check_defaults(sweep)
     steps = expand(sweep)
     if not steps:
@@ -180,6 +186,7 @@ class Trees:
         self.sweep = sweep
         self._composed: dict[tuple[str, ...], dict[str, Any]] = {}
         self._equal = EqualCompute(sweep) if sweep.match else None
+        self._tuned = Tuned(sweep) if sweep.tuned else None
 
     def base(self, values: Mapping[str, Value]) -> dict[str, Any]:
         """Presets and overrides, before the fields of a point."""
@@ -208,7 +215,14 @@ class Trees:
         for key, value in values.items():
             if key not in DEFAULTS:
                 put(tree, key, value)
+        if self._tuned is not None:
+            for key, value in self._tuned.values(tree, self._presets(values)).items():
+                if key not in values and key not in self.sweep.overrides:
+                    put(tree, key, value)
         return tree
+
+    def _presets(self, values: Mapping[str, Value]) -> dict[str, str]:
+        return {**DEFAULTS, **self.sweep.defaults, **{key: str(values[key]) for key in DEFAULTS if key in values}}
 
 
 def put(tree: dict[str, Any], key: str, value: Value) -> None:

@@ -25,7 +25,7 @@ from study.search.config import SearchConfig, search_from, search_tree
 from study.search.space import Distribution, choices, parse_distribution
 from study.strict import ConfigError, nearest, unknown_key
 
-KEYS = ("defaults", "overrides", "axes", "zip", "where", "exclude", "match", "baseline", "launcher", "search")
+KEYS = ("defaults", "overrides", "axes", "zip", "where", "exclude", "match", "baseline", "launcher", "search", "tuned")
 REPLICATES = ("seed", "seeds.data", "seeds.noise", "seeds.init")
 """Axes whose points are repetitions of one another, to be averaged over."""
 
@@ -68,6 +68,7 @@ class Sweep:
     launcher: LauncherConfig = field(default_factory=LocalConfig)
     search: SearchConfig | None = None
     space: Mapping[str, Distribution] = field(default_factory=dict)  # where a search looks, by key
+    tuned: str = ""  # a search whose best values of each point's family are taken
     source: Marked = field(default_factory=lambda: Marked("the sweep", {}), compare=False)
 
     @property
@@ -117,6 +118,7 @@ def to_yaml(sweep: Sweep) -> str:
         "baseline": dict(sweep.baseline),
         "launcher": launcher_tree(sweep.launcher),
         "search": search_tree(sweep.search) if sweep.search else None,
+        "tuned": sweep.tuned,
     }
     comment = "".join(f"# {line}\n" for line in sweep.question.splitlines())
     filled = {key: value for key, value in tree.items() if value}
@@ -187,6 +189,7 @@ class _Reader:
             launcher=self._launcher(),
             search=search,
             space=space,
+            tuned=self._tuned(),
             source=self.marked,
         )
         self._check_axes(sweep)
@@ -248,6 +251,12 @@ class _Reader:
         except ConfigError as error:
             named = re.match(r"search\.(\w+)", str(error))
             raise self._error(("search", named[1]) if named else ("search",), str(error)) from error
+
+    def _tuned(self) -> str:
+        name = self._at(("tuned",))
+        if name is not None and not isinstance(name, str):
+            raise self._error(("tuned",), f"tuned={name!r} is not valid: must be the name of a search")
+        return name or ""
 
     def _space(self, per: str) -> dict[str, Distribution]:
         """Axes with a distribution, or a list to choose from; lists of seeds, and families', stay axes."""

@@ -173,14 +173,14 @@ class Book:
         claim.release()
         return True
 
-    def add(self, values: Mapping[str, Any], results: Sequence[float], run: str) -> None:
-        """Take a run of the store as given."""
+    def add(self, values: Mapping[str, Any], results: Sequence[float], runs: Sequence[str]) -> None:
+        """Take runs of the store as given."""
         distributions = {key: to_optuna(distribution) for key, distribution in self.space.items()}
         self.study.add_trial(
             optuna.trial.create_trial(
                 params=dict(values),
                 distributions=distributions,
                 values=list(results),
-                user_attrs={PRIOR: True, RUNS: [run]},
+                user_attrs={PRIOR: True, RUNS: list(runs)},
             )
         )

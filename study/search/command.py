@@ -28,6 +28,7 @@ from study.search.book import Book
 from study.search.config import SearchConfig
 from study.search.hunt import Hunt
 from study.search.optuna_parts import grid, make_pruner, make_sampler
+from study.search.prior import add_priors
 from study.search.pruning import BY_CURVE, Reporting
 from study.search.storage import open_storage
 from study.search.summary import Family, found, write_summary
@@ -133,6 +134,8 @@ def set_up(sweep: Sweep, folder: Path, spaces: list[TrialPoints], wishes: Wishes
             book.same(space.facts())
         for book, _ in found:
             book.fill()
+            if config.prior:
+                add_priors(book, space)
             book.repeat([failure.value for failure in wishes.retry])
     return found
 

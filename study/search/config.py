@@ -28,6 +28,7 @@ class SearchConfig:
     timeout: int = 0  # seconds of one call after which no trial is begun; 0: no end
     storage: str = ""  # any optuna URL; "": a journal in the sweep's folder
     seed: int = 0  # of the sampler
+    prior: bool = False  # begin with what the store holds of the space, outside the budget
 
     def __post_init__(self) -> None:
         _at_least("trials", self.trials, 1)

@@ -202,7 +202,7 @@ class Hunt:
             state = outcome.state
             if state is None:
                 self._later(hand)
-            elif state.status is Status.PENDING and state.failure is Failure.STOPPED:
+            elif state.status is Status.PENDING and state.failure in (Failure.STOPPED, Failure.PREEMPTED):
                 self.halted = True
                 self._idle.append(hand)
             elif state.status is Status.PENDING and state.failure in CONTINUED:

@@ -16,10 +16,12 @@ from models.denoiser import backbones
 from study.compose import compose_tree
 from study.config import from_dict, run_id
 from study.equal_compute import partner_values
+from study.execute import Wishes
 from study.marked_yaml import dump_yaml, parse_marked
 from study.plan import make_plan, standing
 from study.results import Row, write_rows
 from study.run_directory import State, Status
+from study.search.command import check
 from study.strict import ConfigError
 from study.sweep_file import Axes, Sweep, parse_sweep, read_sweep, to_yaml
 from study.throughput import recorded_speed
@@ -197,7 +199,12 @@ def test_match_gives_every_point_the_same_compute() -> None:
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
 def test_every_sweep_of_the_project_is_valid_and_asks_a_question(file: Path) -> None:
-    plan = make_plan(read_sweep(file, ["results=/nonexistent"]))
+    sweep = read_sweep(file, ["results=/nonexistent"])
+    if sweep.search:
+        assert sweep.question.count("?") >= 1
+        assert check(sweep, Wishes())
+        return
+    plan = make_plan(sweep)
     assert plan.sweep.question.count("?") >= 1
     assert plan.sweep.baseline or file.stem.startswith("learns")
     assert all(standing(point)[0] == "new" for point in plan.points)

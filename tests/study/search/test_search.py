@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from analysis.rows import load_rows
 from analysis.trials import trials as analysed
@@ -173,6 +174,45 @@ def test_the_file_of_a_search_is_written_as_it_was_read(tmp_path: Path) -> None:
     again = parse_sweep(to_yaml(sweep), "lrs")
     assert again == sweep
     assert read_sweep(sweep_file(tmp_path, SWEEP)) == sweep
+
+
+def test_old_results_are_prior_trials_outside_the_budget(tmp_path: Path, search: Search) -> None:
+    listed = SWEEP[: SWEEP.index("axes:")] + "axes: {train.lr: [0.001, 0.5], train.weight_decay: [0.25]}\n"
+    (tmp_path / "old.yaml").write_text(listed, encoding="utf-8")
+    assert main([str(tmp_path / "old.yaml"), f"results={tmp_path / 'r'}", "launcher=inline"], bowl_run) == 0
+    assert search(SWEEP, "search.prior=true") == 0
+    (prior,) = [line for line in told(tmp_path) if line["kind"] == "prior"]  # the other one lies outside the space
+    assert prior["values"] == {"train.lr": 0.001, "train.weight_decay": 0.25}
+    assert prior["objectives"] == {"val_loss": pytest.approx(0.30103**2 + 0.05**2, rel=1e-4)}
+    assert len(told(tmp_path)) == 1 + 6
+    assert search(SWEEP, "search.prior=true", work=never) == 0
+    assert len(told(tmp_path)) == 1 + 6
+
+
+def test_a_sweep_takes_each_familys_tuned_values(
+    tmp_path: Path, search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SWEEP.replace("axes:", "axes:\n  backbone: [dit-tiny, dis-tiny]").replace(
+        "{trials", "{per: backbone, trials"
+    )
+    assert search(text) == 0
+    plain = "overrides: {train.images: 64}\naxes: {backbone: [dit-tiny, dis-tiny]}\n"
+    (tmp_path / "fair.yaml").write_text(f"{plain}tuned: lrs\n", encoding="utf-8")
+    assert main([str(tmp_path / "fair.yaml"), f"results={tmp_path / 'r'}", "launcher=inline"], bowl_run) == 0
+    plan = json.loads((tmp_path / "r" / "fair" / "plan.json").read_text(encoding="utf-8"))
+    assert plan["settings"] == "each tuned (6 trials)"
+    for point in plan["points"]:
+        own = [line for line in told(tmp_path) if line["values"]["backbone"] == point["values"]["backbone"]]
+        best = min(own, key=lambda line: line["objectives"]["val_loss"])
+        config = yaml.safe_load(RunDirectory(tmp_path / "r", point["run"]).config.read_text(encoding="utf-8"))
+        assert config["train"]["lr"] == best["values"]["train.lr"]
+    capsys.readouterr()
+    (tmp_path / "fair.yaml").write_text(plain.replace("dis-tiny", "unet-tiny") + "tuned: lrs\n", encoding="utf-8")
+    assert main([str(tmp_path / "fair.yaml"), f"results={tmp_path / 'r'}", "launcher=inline"], never) == 2
+    assert "has no finished trial of backbone=unet-tiny" in capsys.readouterr().err
+    (tmp_path / "fair.yaml").write_text(plain + "tuned: lr\n", encoding="utf-8")
+    assert main([str(tmp_path / "fair.yaml"), f"results={tmp_path / 'r'}", "launcher=inline"], never) == 2
+    assert "holds no search" in capsys.readouterr().err
 
 
 FAULTS = {

@@ -1,0 +1,65 @@
+"""`tuned:` in a sweep: every point takes the best values that a search found for its family.
+
+tuned: tune_lr
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from study.strict import ConfigError
+from study.sweep_file import Sweep, read_sweep
+
+
+class Tuned:
+    """What one search found, by family."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+
+    def values(self, tree: Mapping[str, Any], presets: Mapping[str, str]) -> dict[str, Any]:
+        """The best trial's values for a point made of these presets."""
+        folder = Path(str(tree["results"])) / self.sweep.tuned
+        search, lines = _read(folder)
+        assert search.search is not None
+        per = search.search.per
+        mine = [line for line in lines if not per or line["values"][per] == presets.get(per)]
+        done = [line for line in mine if line["state"] == "complete"]
+        if not done:
+            family = f" of {per}={presets.get(per)}" if per else ""
+            raise self._error(f"{folder} has no finished trial{family}")
+        (metric, direction), *more = search.search.directions.items()
+        if more:
+            raise self._error(f"{folder} has several objectives, and no one best trial")
+        sign = 1 if direction == "minimize" else -1
+        best = min(done, key=lambda line: sign * line["objectives"][metric])
+        return {key: value for key, value in best["values"].items() if key != per}
+
+    def _error(self, reason: str) -> ConfigError:
+        return self.sweep.source.error(("tuned",), f"tuned: {reason}")
+
+
+def described(sweep: Sweep, results: Path) -> str:
+    """For tables."""
+    search, _ = _read(results / sweep.tuned)
+    assert search.search is not None
+    return f"each tuned ({search.search.trials} trials)"
+
+
+def _read(folder: Path) -> tuple[Sweep, list[dict[str, Any]]]:
+    try:
+        stamp = (folder / "trials.json").stat().st_mtime_ns
+    except OSError as error:
+        raise ConfigError(f"tuned: {folder} holds no search: {error.strerror}; run it first") from error
+    return _parsed(folder, stamp)
+
+
+@cache
+def _parsed(folder: Path, stamp: int) -> tuple[Sweep, list[dict[str, Any]]]:
+    """Once per state of the file: a sweep has many points."""
+    lines: list[dict[str, Any]] = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
+    return read_sweep(folder / "sweep.yaml"), lines
