@@ -8,6 +8,7 @@ import shutil
 import signal
 from pathlib import Path
 
+from study.launch.slurm_record import open_records
 from study.results import read_rows
 from study.rows import SPEED_PROTOCOL
 from tests.slurm.cluster import Cluster
@@ -19,6 +20,7 @@ ORDER = (
     "two_minutes",
     "many",
     "two_nodes",
+    "warned_together",
     "edited",
     "node_lost",
     "preempted",
@@ -132,20 +134,23 @@ def headline(folder: Path, cluster: Cluster) -> dict[str, object]:
     file = str(ROOT / "sweeps" / "ablate_M.yaml")
     small = ("train.images=128", "sample.count=8", "train.validate_images=16")
     there, here = folder / "there", folder / "here"
-    on_cluster = (file, f"results={there}", "launcher=slurm", "launcher.slurm.begin=now+60", ELSEWHERE, *small)
+    on_cluster = (file, f"results={there}", "launcher=slurm", "launcher.slurm.hold=true", ELSEWHERE, *small)
     first = command("study.sweep", *on_cluster)
     assert first.returncode == 0, first.stderr
     second = command("study.sweep", *on_cluster)
+    follower = start("study.sweep", *on_cluster, "--wait")
     jobs = sorted((there / "ablate_M" / "slurm" / "logs").glob("*_submission.sh"))
     local = command("study.sweep", file, f"results={here}", "launcher=inline", *small)
     assert local.returncode == 0, local.stderr
-    followed = command("study.sweep", *on_cluster, "--wait")
+    for record in open_records(there / "ablate_M"):
+        cluster.ask("scontrol", "release", record.job)
+    out, err = follower.communicate(timeout=PATIENCE)
     last = command("study.sweep", *on_cluster)
     return {
         "first": first.stdout,
         "second": second.stdout,
         "jobs": len(jobs),
-        "followed": (followed.returncode, followed.stdout + followed.stderr),
+        "followed": (follower.returncode, out + err),
         "last": last.stdout,
         "jobs at last": len(list((there / "ablate_M" / "slurm" / "logs").glob("*_submission.sh"))),
         "there": rows_of(there),
@@ -232,6 +237,16 @@ def two_nodes(folder: Path, cluster: Cluster) -> tuple[Study, Study]:
     lossy.finish()
     whole.finish()
     return whole, lossy
+
+
+def warned_together(folder: Path, cluster: Cluster) -> Study:
+    """One run by two processes, to both of which SLURM passes a warning."""
+    study = Study(folder, cluster, words=("launcher.nodes=2", "launcher.slurm.constraint=pair"))
+    study.submit()
+    cluster.ask("scancel", "--signal=USR2", study.job.number)
+    study.until_status("queued", "restarted 1 times", "preempted: SIGUSR2")
+    study.finish()
+    return study
 
 
 def is_rank(pid: int, rank: int) -> bool:

@@ -85,8 +85,7 @@ def test_a_submitter_killed_midway_loses_no_job(
     cluster: Cluster, tmp_path: Path, programs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It dies between SLURM's answer and its own note of it: the next call finds the job, which still works."""
-    words = ("launcher.slurm.begin=now+30", "launcher.slurm.nodelist=n2")
-    study = Study(tmp_path, cluster, pause="0", words=words)
+    study = Study(tmp_path, cluster, pause="0", words=("launcher.slurm.nodelist=n2",))
     programs("sbatch", 'case "$1" in *submission*) "$REAL" "$@"; kill -9 $PPID;; *) exec "$REAL" "$@";; esac')
     died = command("study.sweep", *study.arguments(), PATH=os.environ["PATH"])
     assert died.returncode == -9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,13 @@ def test_a_lost_process_costs_one_attempt(begun: Begun) -> None:
     assert left_by(lossy.run) == left_by(whole.run)
 
 
-def ranks_of(study: Study) -> set[str]:
-    import json
+@pytest.mark.scenario("two_nodes", "warned_together")
+def test_a_warning_lets_all_processes_save_and_leave_together(begun: Begun) -> None:
+    whole, _ = begun("two_nodes")
+    warned = begun("warned_together")
+    assert warned.state().attempts == 2
+    assert left_by(warned.run) == left_by(whole.run)
 
+
+def ranks_of(study: Study) -> set[str]:
     return {attempt["ranks"] for attempt in json.loads(study.run.provenance.read_text(encoding="utf-8"))}
