@@ -125,6 +125,10 @@ class Book:
                 return claim
         return None
 
+    def reported(self, claim: Claim) -> Mapping[int, float]:
+        """Intermediate values by step; a trial that was taken over has its former holder's."""
+        return self.study._storage.get_trial(claim.trial._trial_id).intermediate_values
+
     def _take(self, number: int) -> Lease | None:
         folder = self.folder / str(number)
         known = newest(folder)

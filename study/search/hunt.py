@@ -247,7 +247,9 @@ class Hunt:
         if self.config.chosen_pruner[0] != "wilcoxon" or hand.claim.again:
             return False
         metric = next(iter(self.config.directions))
-        hand.claim.trial.report(mean(hand.points[hand.done - 1 : hand.done], metric), hand.done - 1)
+        step = hand.done - 1
+        if step not in hand.book.reported(hand.claim):
+            hand.claim.trial.report(mean(hand.points[step : hand.done], metric), step)
         return hand.claim.trial.should_prune()
 
     def _failed(self, hand: Hand, state: State) -> None:

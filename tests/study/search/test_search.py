@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from study.sweep_file import parse_sweep, read_sweep, to_yaml
 from tests.study.search.fake_objectives import (
     STEPS,
     SWEEP,
+    bowl,
     bowl_run,
     curve_run,
     diverging_run,
+    finished,
     never,
 )
 from tests.study.sweeping import sweep_file
@@ -96,8 +99,6 @@ def test_a_trial_is_the_mean_over_seeds(tmp_path: Path, search: Search, capsys: 
 
 
 def _seeded(config: Any) -> Any:
-    from tests.study.search.fake_objectives import finished
-
     return finished(config, 10 + config.seeds.init)
 
 
@@ -167,6 +168,31 @@ def test_what_was_pruned_can_be_promoted(tmp_path: Path, search: Search) -> None
     assert [line["values"] for line in again] == [line["values"] for line in pruned]
     assert {line["state"] for line in again} == {"complete"}
     assert search(SWEEP, *words, "--retry=pruned", work=never) == 0
+
+
+def test_wilcoxon_stops_between_seeds_where_every_seed_is_worse(tmp_path: Path, search: Search) -> None:
+    text = SWEEP.replace("search:", "  seed: [0, 1, 2, 3, 4, 5, 6, 7]\nsearch:")
+    assert search(text, "search.pruner=wilcoxon", "search.trials=8", work=_seeded_bowl) == 0
+    lines = told(tmp_path)
+    whole = [line for line in lines if line["state"] == "complete"]
+    assert {line["state"] for line in lines} == {"complete", "pruned"}
+    assert len(counts(tmp_path)) < 8 * 8
+    floors = [bowl(line["values"]["train.lr"], line["values"]["train.weight_decay"]) for line in lines]
+    best = floors.index(min(floors))
+    assert lines[best] in whole  # what is best on every seed is never given up
+
+
+def _seeded_bowl(config: Any) -> Any:
+    return finished(config, bowl(config.train.lr, config.train.weight_decay) + config.seeds.init / 7)
+
+
+def test_no_trial_is_begun_after_the_time_is_up(tmp_path: Path, search: Search) -> None:
+    def sleepy(config: Any) -> Any:
+        time.sleep(1.1)
+        return bowl_run(config)
+
+    assert search(SWEEP, "search.timeout=1", work=sleepy) == 0
+    assert [line["state"] for line in told(tmp_path)] == ["complete", *["waiting"] * 5]
 
 
 def test_the_file_of_a_search_is_written_as_it_was_read(tmp_path: Path) -> None:
