@@ -102,9 +102,7 @@ class Plan:
 def make_plan(sweep: Sweep) -> Plan:
     """All points of the sweep; one ConfigError with a line for every kind of fault among them."""
     if sweep.search:
-        raise sweep.source.error(
-            ("search",), "search: its points are not known beforehand: there is no plan"
-        )
+        raise sweep.source.error(("search",), "search: its points are not known beforehand: there is no plan")
     check_defaults(sweep)
     steps = expand(sweep)
     if not steps:

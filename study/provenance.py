@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,9 +32,16 @@ def provenance(device: torch.device, **settings: str) -> dict[str, str]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": str(torch.get_num_threads()),
         "host": platform.node(),
-        "command": " ".join(sys.argv),
+        "command": command(sys.argv),
         **settings,
     }
+
+
+def command(given: Sequence[str]) -> str:
+    """What was typed: of `python -m study.run`, argv keeps only where on this machine the file lies."""
+    file = Path(given[0])
+    module = f"python -m {file.parent.name}.{file.stem}" if file.parent == Path(__file__).parent else file.name
+    return " ".join([module, *given[1:]])
 
 
 @cache

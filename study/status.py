@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from study import unscored
 from study.launch.slurm_cluster import Job
 from study.launch.slurm_end import end_of
 from study.launch.slurm_record import Place, all_open_records, look, places
@@ -183,12 +184,14 @@ def describe_sweep(folder: Path, ask: Ask = queue_of) -> list[str]:
         lines.append(f"  {each.directory.identity}  {each.label:{width}}  {each.standing:14}  {each.detail}".rstrip())
         if each.standing == "failed":
             lines += [f"      {line}" for line in tail(each.directory.log)[-LAST_LINES:]]
-    return lines
+    empty = unscored.lines_of_many(unscored.read_unscored(each.directory.unscored) for each in views)
+    return lines + [f"  {line}" for line in empty]
 
 
 def describe_run(results: Path, run: str, ask: Ask = queue_of) -> list[str]:
     each = view(results, run, "", ask(results))
     lines = [f"{each.directory.path}: {each.standing}  {each.detail}".rstrip()]
+    lines += [f"    {line}" for line in unscored.lines(unscored.read_unscored(each.directory.unscored))]
     return lines + [f"    {line}" for line in tail(each.directory.log)[-LAST_LINES:]]
 
 

@@ -14,6 +14,7 @@ from study.run_directory import RunDirectory, Status
 from study.status import main as status_main
 from study.store import load, runs, wide
 from study.sweep import main
+from study.unscored import write_unscored
 from study.upkeep import migrate, verify
 from tests.study import fake_runs
 from tests.study.sweeping import sweep_file
@@ -125,3 +126,13 @@ def test_status_and_export_from_files_alone(results: Path, tmp_path: Path, capsy
     file = tmp_path / "rows.csv"
     assert results_main(["--results", str(results), "export", "lrs", str(file)]) == 0
     assert len(pd.read_csv(file)) == 36
+
+
+def test_status_says_why_scores_are_empty(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = any_run(results)
+    write_unscored(run.unscored, {"fid@100": "no Inception weights", "sfid@100": "no Inception weights"})
+    assert status_main(["lrs", "--results", str(results)]) == 0
+    assert status_main([run.identity, "--results", str(results)]) == 0
+    told = capsys.readouterr().out
+    assert "fid@100, sfid@100: n/a in 1 of 12 runs: no Inception weights" in told
+    assert "fid@100, sfid@100: n/a: no Inception weights" in told
