@@ -26,7 +26,7 @@ def test_it_says_first_where_its_rows_come_from_and_has_outputs(path: Path) -> N
     notebook = read(path)
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
     assert RESULTS.match(first.source)
-    assert str(first.source).startswith('RESULTS = "../results"  #')
+    assert str(first.source).startswith('RESULTS = "../results/published"  #')
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1)), "not run top to bottom: make notebooks"
     kinds = {kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})}
