@@ -57,7 +57,11 @@ def execute(path: Path, results: Path | None = None) -> NotebookNode:
     with TemporaryDirectory() as sockets:  # files, not ports: many kernels may start at once
         kernel = KernelManager(kernel_name="python3", transport="ipc", ip=f"{sockets}/kernel")
         client = NotebookClient(notebook, km=kernel, timeout=LIMIT, resources={"metadata": {"path": FOLDER}})
-        client.execute(env=_environment())
+        try:
+            client.execute(env=_environment())
+        finally:
+            if kernel.has_kernel:
+                kernel.shutdown_kernel(now=True)  # nbclient leaves a kernel that was given to it alone
     return _plain(notebook)
 
 

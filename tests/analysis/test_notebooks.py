@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nbformat
@@ -85,3 +86,11 @@ def test_a_failing_cell_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path = tmp_path / "12_broken.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell('RESULTS = "../results"\n1 / 0')]), path)
     assert check(path) == ["12_broken.ipynb: ZeroDivisionError: division by zero"]
+
+
+def test_no_kernel_outlives_its_notebook(tmp_path: Path) -> None:
+    path = tmp_path / "12_pid.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("import os\nprint(os.getpid())")]), path)
+    (printed,) = execute(path).cells[0].outputs
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(printed.text), 0)
