@@ -55,7 +55,7 @@ def _cost_line(row: Published) -> dict[str, object]:
         "GMAC printed": row.gmacs,
         "GMAC counted": gmacs,
         "GMACs": _verdict(row.gmacs, gmacs, "state-space blocks left out" if dis else ""),
-        "seen": row.obtained,
+        "seen": row.seen,
     }
 
 

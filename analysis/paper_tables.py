@@ -5,21 +5,21 @@ What is missing is said in a note; what cannot be compared, in the verdict.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from analysis.comparable import SCORES, PrintedLine, against, printed_lines, read_config
 from analysis.cost_tables import costs
 from analysis.published import OBTAINED, published
 from analysis.render import table
 from analysis.rows import Rows
 from study.comparison import Cell, Estimate, Metric, mean_of
 
-SCORES = ("fid", "sfid", "is", "precision", "recall")
 FORMS = {**dict.fromkeys(SCORES, ".2f"), "images, M": ".0f", "total GMAC": ".2e", "step": ",d", "px": "d"}
 CORRECTED = "corrected"
+WIDE = 0.1  # of the printed value: an interval that reaches further holds too much to be a match
 
 
 def imagenet(resolution: int, rows: Rows | None = None) -> pd.DataFrame:
@@ -31,7 +31,7 @@ def imagenet(resolution: int, rows: Rows | None = None) -> pd.DataFrame:
         lines,
         f"ImageNet {resolution} × {resolution}, as DiffuSSM prints it",
         _correction_notes(main),
-        _with_ours(rows, main[main["model"].str.startswith("DiffuSSM")], f"imagenet{resolution}"),
+        _with_ours(rows, main[main["model"].str.startswith("DiffuSSM")]),
     )
 
 
@@ -46,7 +46,7 @@ def lsun(rows: Rows | None = None) -> pd.DataFrame:
         "DiffuSSM's own LSUN table was not seen: its two values are recalled, from the gaps to LDM of 0.08 and 0.07.",
         *(f"Not used: {row.value:g} for {row.dataset}, {row.note}." for row in misread.itertuples()),
     ]
-    ours = _with_ours(rows, chosen[chosen["model"] == "DiffuSSM"], "lsun")
+    ours = _with_ours(rows, chosen[chosen["model"] == "DiffuSSM"])
     return _paper_table(lines, "LSUN, 256 × 256, unconditional", told, ours)
 
 
@@ -57,7 +57,7 @@ def celeba_cifar(rows: Rows | None = None) -> pd.DataFrame:
     chosen = chosen[(chosen["obtained"] != "derived") & chosen["metric"].isin(["fid", "params_m", "fid@10k"])]
     labels = {"params_m": "params, M", "fid@10k": "fid@10k"}
     lines = _printed_lines(chosen, labels, ("fid",), by=("dataset", "model", "where"))
-    ours = _with_ours(rows, chosen[chosen["model"] == "DiS-S/2"], "cifar10")
+    ours = _with_ours(rows, chosen[chosen["model"] == "DiS-S/2"])
     return _paper_table(lines, "CIFAR-10 and CelebA 64, unconditional", (), ours)
 
 
@@ -66,7 +66,7 @@ def dis_imagenet(rows: Rows | None = None) -> pd.DataFrame:
     frame = published("DiS")
     chosen = frame[frame["where"] == "ImageNet table"]
     lines = _printed_lines(chosen, {}, SCORES, by=("resolution", "model", "setting"))
-    return _paper_table(lines, "DiS on ImageNet", (), _with_ours(rows, chosen, "imagenet"))
+    return _paper_table(lines, "DiS on ImageNet", (), _with_ours(rows, chosen))
 
 
 def dit_models(rows: Rows | None = None) -> pd.DataFrame:
@@ -77,7 +77,7 @@ def dit_models(rows: Rows | None = None) -> pd.DataFrame:
     counted = costs(("DiT",)).drop_duplicates("network").set_index("network")
     for column, name in (("GMAC counted", "GMAC counted"), ("GMACs", "GMAC verdict"), ("params", "params verdict")):
         lines[name] = lines["model"].map(counted[column])
-    ours = _with_ours(rows, models[models["model"] == "DiT-XL/2"], "imagenet256")
+    ours = _with_ours(rows, models)
     return _paper_table(lines, "DiT's twelve models, FID-50K at 400k steps, unguided", (), ours)
 
 
@@ -131,12 +131,20 @@ def _seen(group: pd.DataFrame) -> str:
 
 
 def _correction_notes(frame: pd.DataFrame) -> list[str]:
-    found = frame[frame["corrected"].notna()].groupby("model", sort=False)
-    return [f"{model}, corrected below the printed line: {_reasons(own)}." for model, own in found]
+    """Why a line is corrected, and what else is known against a printed one."""
+    told = []
+    for model, own in frame.groupby("model", sort=False):
+        corrected = own["corrected"].notna()
+        why = _reasons(own.loc[corrected, "note"])
+        others = _reasons(note for note in own.loc[~corrected, "note"] if note not in why)
+        told += [f"{model}, corrected below the printed line: {why}."] if why else []
+        told += [f"{model}, as printed: {others}."] if others else []
+    return told
 
 
-def _reasons(own: pd.DataFrame) -> str:
-    return "; ".join(dict.fromkeys(note.removesuffix("; printed as a dash") for note in own["note"]))
+def _reasons(notes: Iterable[str]) -> str:
+    plain = (note.removesuffix("; printed as a dash").removeprefix("total consistent").lstrip(", ") for note in notes)
+    return "; ".join(dict.fromkeys(filter(None, plain)))
 
 
 def _notes_of(frame: pd.DataFrame) -> list[str]:
@@ -151,62 +159,68 @@ def _paper_table(
     return table(whole, heading, [*told, *remarks], formats=FORMS)
 
 
-def _with_ours(rows: Rows | None, printed: pd.DataFrame, data: str) -> tuple[pd.DataFrame, list[str]]:
+def _with_ours(rows: Rows | None, printed: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Our cells that were scored like the papers', each with a verdict, or a sentence that says there are none."""
     if rows is None:
         return pd.DataFrame(), ["No run of ours is shown here."]
     if rows.tidy.empty:
         return pd.DataFrame(), [*rows.remarks, "The published part is shown; ours is missing."]
-    scored = [m for m in rows.study.metrics if m.name.split("@")[0] in SCORES]
+    scored = [m for m in rows.study.metrics if m.name.partition("@")[0] in SCORES and "." not in m.name]
     if not scored:
         spaces = ", ".join(rows.quality()) or "no quality"
         return pd.DataFrame(), [
             f"No run of {rows.name} was scored in Inception features (it measures {spaces}): not comparable."
         ]
-    reference = _references(rows)
-    lines = [line for cell in rows.study.cells if (line := _our_line(cell, scored, printed, data, reference))]
-    return pd.DataFrame(lines), []
+    lines = printed_lines(printed)
+    return pd.DataFrame([line for cell in rows.study.cells if (line := _our_line(rows, cell, scored, lines))]), []
 
 
-def _our_line(
-    cell: Cell, metrics: Sequence[Metric], printed: pd.DataFrame, data: str, reference: str
-) -> dict[str, object]:
-    """One of our cells: its scores, and what they amount to against the first of the printed lines."""
+def _our_line(rows: Rows, cell: Cell, metrics: Sequence[Metric], lines: Sequence[PrintedLine]) -> dict[str, object]:
+    """One of our cells: its scores, and what they amount to against the printed line that it is nearest to."""
     found: dict[str, object] = {}
     verdicts = []
-    for metric in metrics:
+    headlines: dict[str, None] = {}
+    config = _config(rows, cell)
+    for metric in sorted(metrics, key=lambda m: not m.name.endswith("@50k")):
         name, _, count = metric.name.partition("@")
         estimate = mean_of(cell, metric)
         if estimate is None or name in found:
             continue
         found |= {name: estimate.mean, f"{name} ±": estimate.reach}
-        against = printed.loc[printed["metric"] == name, "best"]
-        if len(against):
-            verdicts.append(f"{name} {verdict(estimate, float(against.iloc[0]), incomparable(count, data, reference))}")
+        line, reason = against(lines, count, _reference(rows, cell, metric), config)
+        if name in line.values:
+            headlines[line.headline] = None
+            verdicts.append(f"{name} {verdict(estimate, line.values[name], reason)}")
     if not found:
         return {}
-    headline = " ".join(filter(None, (str(printed["model"].iloc[0]), str(printed["setting"].iloc[0]))))
-    judged = {"seen": "measured", "against": headline, "verdict": "; ".join(verdicts)}
+    judged = {"seen": "measured", "against": "; ".join(headlines), "verdict": "; ".join(verdicts)}
     return {"model": f"ours: {cell.label}", **found, **judged}
 
 
-def incomparable(count: str, data: str, reference: str) -> str:
-    """Why a score of ours cannot stand beside a printed one; empty if it can."""
-    if count.lower() != "50k":
-        return f"scored on {count or 'unknown'} images, not 50k"
-    return "" if data in re.sub(r"[^a-z0-9]", "", reference.lower()) else f"its reference is {reference or 'unknown'}"
+def _reference(rows: Rows, cell: Cell, metric: Metric) -> str:
+    """What this cell's images were compared with in this metric."""
+    column = rows.tidy.get("provenance.reference")
+    if column is None:
+        return ""
+    own = (rows.tidy["metric"] == metric.name) & (rows.tidy["protocol"] == metric.protocol)
+    own &= rows.tidy["run"].astype(str).isin(list(cell.runs.values()))
+    return ", ".join(map(str, column[own].dropna().unique()))
+
+
+def _config(rows: Rows, cell: Cell) -> Mapping[str, Any]:
+    """The config of the cell's first run: the others differ in their seeds alone."""
+    file = rows.directory(next(iter(cell.runs.values()))).config
+    return read_config(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def verdict(ours: Estimate, printed: float, reason: str = "") -> str:
-    """match | off by x (y %) | not comparable because ..."""
+    """match | off by x (y %) | not comparable: why."""
     if reason:
         return f"not comparable: {reason}"
     off = ours.mean - printed
     if ours.reach is None:
         return f"off by {off:+.3g} ({off / printed:+.1%}), one seed"
-    return "match" if abs(off) <= ours.reach else f"off by {off:+.3g} ({off / printed:+.1%})"
-
-
-def _references(rows: Rows) -> str:
-    column = rows.tidy.get("provenance.reference")
-    return "" if column is None else ", ".join(map(str, column.dropna().unique()))
+    if abs(off) > ours.reach:
+        return f"off by {off:+.3g} ({off / printed:+.1%})"
+    wide = ours.reach > WIDE * abs(printed)
+    return f"not comparable: ±{ours.reach:.3g} is too wide to tell" if wide else "match"

@@ -124,7 +124,10 @@ def _cost_records() -> Iterator[Record]:
 
 
 def _cost_record(row: Published, metric: str, value: float, unit: str, audited: AuditRow | None) -> Record:
-    paper, _, where = row.source.partition(" ")
+    params = metric == "params_m"
+    source, obtained = (row.params_source, row.params_obtained) if params else ("", "")
+    paper, _, where = (source or row.source).partition(" ")
+    obtained = obtained or row.obtained
     judged = audited if metric == "total_gflops" else None
     off = judged is not None and judged.verdict != "consistent" and not row.backbone.startswith("diffussm")
     return {
@@ -139,7 +142,7 @@ def _cost_record(row: Published, metric: str, value: float, unit: str, audited: 
         "value": f"{value:.6g}",
         "unit": unit,
         "source": "cost",
-        "obtained": COST_WORDS.get(row.obtained, row.obtained),
+        "obtained": COST_WORDS.get(obtained, obtained),
         "corrected": f"{judged.recomputed:.3g}" if judged is not None and off else "",
         "note": f"total {', '.join(filter(None, (judged.verdict, judged.why)))}" if judged else row.note,
     }

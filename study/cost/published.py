@@ -29,6 +29,14 @@ class Published:
     source: str
     obtained: Obtained
     note: str
+    params_source: str = ""  # both empty: the parameters are from the same place, in the same way
+    params_obtained: Obtained = ""
+
+    @property
+    def seen(self) -> str:
+        """How its numbers were obtained, the parameters apart where they differ."""
+        apart = self.params_obtained not in ("", self.obtained)
+        return f"{self.obtained}; params {self.params_obtained}" if apart else self.obtained
 
 
 @cache
@@ -56,6 +64,8 @@ def _row(row: dict[str, str]) -> Published:
         source=row["source"],
         obtained=row["obtained"],
         note=row["note"],
+        params_source=row["params_source"],
+        params_obtained=row["params_obtained"],
     )
 
 

@@ -93,7 +93,7 @@ def _published(cost: Cost) -> Row:
         "published_gmacs": found.gmacs,
         "published_off": None if found.gmacs is None else found.gmacs / (cost.macs.total / 1e9) - 1,
         "published_params_m": found.params_m,
-        "published_in": f"{found.source} ({found.obtained})",
+        "published_in": f"{found.source} ({found.seen})",
         "note": found.note or None,
     }
 

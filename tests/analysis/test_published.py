@@ -300,14 +300,40 @@ def test_a_number_held_twice_is_refused(tmp_path: Path) -> None:
         frame_of([dict(GOOD), GOOD | {"value": "2.0"}])
 
 
+def kept_twice(frame: pd.DataFrame) -> pd.DataFrame:
+    """Costs that also lie outside study.cost, whichever paper is said to print them."""
+    frame = frame[~frame["where"].isin(["configuration table", "derived: block formula"])]
+    of_cost = frame["source"] == "cost"
+    others = frame[~of_cost & (frame["source"] != "scm")]
+    return frame[of_cost].merge(others, on=["model", "resolution", "metric"])
+
+
 def test_no_cost_is_kept_beside_study_cost() -> None:
     """The one place of a cost printed beside ours is study/cost/published.csv."""
-    key = ["paper", "model", "resolution", "metric"]
     frame = published()
-    frame = frame[~frame["where"].isin(["configuration table", "derived: block formula"])]
-    costs, others = frame[frame["source"] == "cost"], frame[~frame["source"].isin(["cost", "scm"])]
-    assert len(costs) > 80
-    assert costs.merge(others, on=key).empty
+    assert (frame["source"] == "cost").sum() > 80
+    assert kept_twice(frame).empty
+
+
+@pytest.mark.parametrize(("model", "metric"), [("LDM-4", "gmacs"), ("ADM", "params_m")])
+def test_a_cost_kept_twice_under_two_papers_is_seen(model: str, metric: str) -> None:
+    held = one(metric, model, resolution=256)
+    again = held.to_frame().T.assign(paper="another", where="a table", source="memory")
+    assert list(kept_twice(pd.concat([published(), again]))["model"]) == [model]
+
+
+def test_the_parameters_of_a_u_net_are_told_apart_from_its_cost() -> None:
+    def told(metric: str, model: str, resolution: int = 256) -> tuple[float, str, str]:
+        row = one(metric, model, resolution=resolution)
+        return row.value, row.paper, row.obtained
+
+    assert told("gmacs", "LDM-4") == (104, "DiT", "verbatim")
+    assert told("params_m", "LDM-4") == (400, "LDM", "verbatim")
+    assert told("gmacs", "LDM-8") == (57, "DiT", "verbatim")
+    assert told("params_m", "LDM-8") == (395, "LDM", "recalled")
+    assert told("gmacs", "ADM", 512) == (1983, "DiT", "verbatim")
+    assert told("params_m", "ADM", 512) == (559, "ADM", "recalled")
+    assert told("params_m", "ADM") == (554, "LDM", "verbatim")
 
 
 def written(folder: Path, records: list[dict[str, str]]) -> Path:
