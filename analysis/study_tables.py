@@ -66,16 +66,21 @@ def pareto(rows: Rows, metric: str = "val_loss", cost: str = "gmacs") -> pd.Data
     known = [(cell, mean_of(cell, found[0]), mean_of(cell, found[1])) for cell in rows.study.cells]
     both = [(cell.label, loss, paid) for cell, loss, paid in known if loss is not None and paid is not None]
     sign = -1 if is_higher_better(metric) else 1
-    reach = [math.nan if loss.reach is None else loss.reach for _, loss, _ in both]
-    front = pareto_front([paid.mean for *_, paid in both], [sign * loss.mean for _, loss, _ in both], reach)
+    deviation, freedom = spread(rows.study.cells, found[0])
+    shared = [t_quantile(freedom) * deviation / math.sqrt(loss.n) if freedom else math.nan for _, loss, _ in both]
+    front = pareto_front([paid.mean for *_, paid in both], [sign * loss.mean for _, loss, _ in both], shared)
     columns = {
         "point": [label for label, *_ in both],
         cost: [paid.mean for *_, paid in both],
         metric: [loss.mean for _, loss, _ in both],
-        f"{metric} ±": reach,
-        "front": front.words(),
+        f"{metric} ±": [_reach(loss) for _, loss, _ in both],
+        "front": front.words() if freedom else _by_mean(front.by_mean),
     }
     return table(pd.DataFrame(columns).sort_values(cost, kind="stable"), heading, _once([*rows.remarks, *refused]))
+
+
+def _by_mean(on_front: Iterable[bool]) -> list[str]:
+    return ["on the front" if on else "beaten, by how much noise is unknown" for on in on_front]
 
 
 def curve(rows: Rows, metric: str = "val_loss") -> pd.DataFrame:
@@ -161,9 +166,9 @@ def _chosen(rows: Rows, names: Sequence[str]) -> tuple[list[Metric], list[str]]:
 
 
 def _default(rows: Rows) -> list[str]:
-    """Two or three of quality, and the loss nearest the clean image, where loss of detail shows."""
+    """Up to four of quality, and the loss nearest the clean image, where loss of detail shows."""
     first = "val_loss_bin0"
-    own = [name for name in rows.quality() if not name.endswith(REAL)][:3]
+    own = [name for name in rows.quality() if not name.endswith(REAL)][:4]
     return [*own, first] if any(metric.name == first for metric in rows.study.metrics) else own
 
 
@@ -287,8 +292,8 @@ def _resolution_note(study: Study, metric: Metric) -> list[str]:
     least = minimum_detectable_difference(deviation, pairs, freedom)
     caution = f", too few to know it well ({freedom} degrees of freedom)" if freedom < LEAST else ""
     return [
-        f"{metric.name}: one run scatters by {deviation:.2g}{caution}; with {pairs} seeds a true difference of "
-        f"{least:.2g} is found four times in five."
+        f"{metric.name}: beyond what a seed does to all points alike, one run scatters by {deviation:.2g}{caution}; "
+        f"with {pairs} seeds a true difference of {least:.2g} is found four times in five, before Holm."
     ]
 
 

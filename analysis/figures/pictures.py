@@ -67,7 +67,7 @@ def sample_grid(given: Sequence[Strip], classes: Sequence[str] = ()) -> Figure:
     found = [strip.images for strip in given if strip.images is not None]
     if not found:
         reasons = {strip.reason for strip in given}
-        raise CannotShowError(f"No samples to show: {', '.join(sorted(reasons)) or 'no points'}.")
+        raise CannotShowError(f"No samples to show: {', '.join(sorted(reasons)) or 'no run of it is in the results'}.")
     columns = max(len(images) for images in found)
     figure, axes = canvas(columns, len(given), width=1.7 + 0.62 * columns, height=0.55 + 0.66 * len(given))
     for line, strip in zip(axes, given, strict=True):

@@ -59,7 +59,7 @@ def points_of(rows: Rows, metric: Metric, note: str = "") -> Figure:
     _draw_values(left, rows, cells, metric)
     left.set_yticks(range(len(cells)), names)
     left.set_title(f"{metric.name}{note}\n({better(metric.name)})")
-    how = "Dots: seeds; bars: means; lines: 95 % intervals of the mean, from a point's own seeds."
+    how = "Dots: seeds; bars: means; lines: 95 % intervals of the mean, from a point's own seeds, cut at the frame."
     if compared:
         _draw_differences(axes[0, 1], rows, cells, apart)
         how += " Right: means of differences paired by seed, with the spread of all points pooled."
@@ -184,7 +184,10 @@ def name_points(axes: Axes, placed: Sequence[Placed], most: int = FEW) -> None:
 def noise_words(rows: Rows, metric: Metric) -> str:
     _, freedom = spread(rows.study.cells, metric)
     if freedom:
-        return "Bars: 95 % intervals of means, from the spread that all points share once seeds are accounted for."
+        return (
+            "Bars: 95 % intervals for comparing points: what a seed does to all of them alike is left out. "
+            "Intervals of the means themselves are wider: see the tables."
+        )
     return "One run per point: no interval can be given."
 
 

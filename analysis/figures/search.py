@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.figures.points import better, is_higher_better
 from analysis.rows import CannotShowError
 from analysis.style import FAINT, GREY, canvas, caption, colour, drawing, plain_log
 
@@ -20,13 +21,14 @@ def search_history(trials: pd.DataFrame, metric: str = "value") -> Figure:
     whole = trials[trials["state"] == "complete"].sort_values("trial")
     figure, axes = canvas(height=3.2)
     axes.plot(whole["trial"], whole["value"], "o", color=colour(0), alpha=0.6, markeredgewidth=0)
-    axes.step(whole["trial"], np.minimum.accumulate(whole["value"]), where="post", color=colour(1))
+    best = np.maximum if is_higher_better(metric) else np.minimum
+    axes.step(whole["trial"], best.accumulate(whole["value"]), where="post", color=colour(1))
     for state, marker in (("pruned", "|"), ("failed", "x")):
         lost = trials[trials["state"] == state]
         axes.plot(lost["trial"], [0.03] * len(lost), marker, color=GREY, transform=axes.get_xaxis_transform())
     if len(whole) and (whole["value"] > 0).all():
         plain_log(axes, "y")
-    axes.set(xlabel="trial", ylabel=f"{metric} (lower is better)")
+    axes.set(xlabel="trial", ylabel=f"{metric} ({better(metric)})")
     counts = trials["state"].value_counts()
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
     caption(figure, f"{told}. Dots: trials, one run each, so without interval; step: the best so far; at the foot: "
@@ -46,5 +48,5 @@ def importances(found: pd.DataFrame) -> Figure:
     axes.plot(ordered["importance"], ordered.index, "o", color=colour(0))
     axes.set_yticks(list(ordered.index), list(ordered["key"]))
     axes.set(xlabel="share of the spread between trials", xlim=(0, None))
-    caption(figure, "Lines: 95 % intervals over the seeds of the estimate.")
+    caption(figure, "Lines: 95 % intervals, trials redrawn. A dial that does nothing has a share above 0 too.")
     return figure

@@ -210,3 +210,11 @@ def test_times_of_two_devices_are_refused() -> None:
     figure = time_vs_resolution(MEASURED.assign(device=["a CPU", "a GPU"] * 2))
     assert "share no axis" in figure.axes[0].texts[0].get_text().replace("\n", " ")
     assert "study.bench" in time_vs_resolution(MEASURED.iloc[:0]).axes[0].texts[0].get_text()
+
+
+def test_best_so_far_follows_what_is_better() -> None:
+    trials = pd.DataFrame({"trial": [0, 1, 2], "value": [0.5, 0.8, 0.2], "state": ["complete"] * 3})
+    for metric, best in (("agreement_digits8@100", [0.5, 0.8, 0.8]), ("val_loss", [0.5, 0.5, 0.2])):
+        (axes,) = search_history(trials, metric).axes
+        steps = axes.lines[1]
+        assert list(steps.get_ydata()) == best

@@ -101,6 +101,17 @@ def test_the_pareto_table_goes_by_cost(tmp_path: Path) -> None:
     assert list(frame["front"]) == ["on the front", "on the front", "dominated"]
 
 
+def test_the_pareto_table_pairs_by_seed(tmp_path: Path) -> None:
+    """Seeds move all points alike by 0.2; apart from that M=2 is surely worse than the cheaper M=4."""
+    rows = load_rows(sweep(tmp_path, losses({1: [0.5, 0.7001], 2: [0.46, 0.66], 4: [0.4, 0.6001]})))
+    assert list(tables.pareto(rows)["front"]) == ["on the front", "dominated", "dominated"]
+
+
+def test_without_seeds_the_pareto_table_claims_no_noise(tmp_path: Path) -> None:
+    frame = tables.pareto(load_rows(sweep(tmp_path, losses({1: [9.0], 4: [0.4]}))))
+    assert list(frame["front"]) == ["on the front", "beaten, by how much noise is unknown"]
+
+
 def test_failed_points_are_shown_with_their_reason(tmp_path: Path) -> None:
     runs = {**losses({1: [0.5, 0.51], 2: [0.4, 0.41]}), (4, 0): {}, (4, 1): {}}
     rows = load_rows(sweep(tmp_path, runs, {(4, 0): "diverged", (4, 1): "out of memory"}))
