@@ -117,12 +117,14 @@ def node_lost(folder: Path, cluster: Cluster) -> tuple[Study, int, int]:
 
 def controller(folder: Path, cluster: Cluster) -> Study:
     """SLURM's controller restarts while a job runs; meanwhile nobody answers."""
-    study = Study(folder, cluster, words=("launcher.slurm.nodelist=n3",))
+    study = Study(folder, cluster, pause="0.5", words=("launcher.slurm.nodelist=n3",))  # it outlives SLURM's silence
     study.submit()
     cluster.end("slurmctld")
     study.seen.clear()
-    study.until_status("running")
-    cluster.start_controller()
+    try:
+        study.until_status("running")
+    finally:
+        cluster.start_controller()
     until(lambda: study.jobs(), "an answer")
     study.finish()
     cluster.wait_until_ready()
