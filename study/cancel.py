@@ -22,17 +22,19 @@ from study.strict import ConfigError
 
 def cancel(folder: Path) -> list[str]:
     """Of the sweep in `results/<sweep>`: its jobs on a cluster, and processes of this machine. Says what it did."""
-    lines = []
-    records = [record for record in open_records(folder) if record.job]
-    if records:
-        for record in records:
+    lines, complaints = [], []
+    for record in open_records(folder):  # by name: numbers are another cluster's, come again, or are not known yet
+        complaint = slurm_cluster.cancel(record.name)
+        if complaint:
+            complaints.append(f"scancel {record.name}: {complaint}")
+        else:
             record.changed(cancelled=time.time())
-        jobs = [record.job for record in records]
-        complaint = slurm_cluster.cancel(jobs)
-        lines.append(f"scancel {' '.join(jobs)}" + (f": {complaint}" if complaint else ""))
+            lines.append(f"scancel {record.name}")
     for view in sweep_views(folder):
         if view.claim is not None and view.claim.held and not view.claim.holder.job:
             lines.append(_interrupt(view))
+    if complaints:
+        raise ConfigError("; ".join([*complaints, *lines]))
     return lines or [f"{folder}: nothing is queued or running"]
 
 

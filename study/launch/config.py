@@ -94,6 +94,9 @@ OWN = {
 
 TAKEN = (
     "array",
+    "clusters",
+    "cluster-constraint",
+    "quiet",
     "job-name",
     "output",
     "error",

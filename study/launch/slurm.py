@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import getpass
 import logging
+import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from study.launch.slurm_record import (
 from study.launch.slurm_snapshot import snapshot
 from study.launch.work import Outcome, Task, record_death
 from study.lease import newest, take
-from study.run_directory import State, Status, load_config
+from study.run_directory import Failure, State, Status, load_config
 from study.strict import ConfigError
 from study.throughput import recorded_speed
 
@@ -45,6 +46,13 @@ SPREAD = 8  # jobs that short runs are spread over before they are packed
 LOOK = 2.0  # seconds between looks at the state files
 ASK = 15.0  # seconds between questions to SLURM
 IN_FLIGHT = 30.0  # seconds after which a submission without a number will not get one by itself
+LONGEST = 70  # letters of a sweep's name: squeue's column has to hold the token behind it
+FOREIGN = ("ARRAY_INX", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "WAIT")
+"""SBATCH_... variables that would overrule what the launcher itself says in the script."""
+
+
+class BusyError(ConfigError):
+    """Another process is submitting this sweep at this moment."""
 
 
 class Slurm:
@@ -53,10 +61,14 @@ class Slurm:
     def __init__(self, config: SlurmConfig, sweep: Path, resubmit: bool = False) -> None:
         """Refuses what the cluster would refuse. `resubmit`: without asking SLURM what became of earlier jobs."""
         check_installed()
+        if len(sweep.name) > LONGEST:
+            raise ConfigError(f"launcher=slurm: {sweep.name} is no name for jobs: more than {LONGEST} letters")
         check_options(config.slurm)
         self.config, self.folder, self.resubmit = config, slurm_folder(sweep), resubmit
         self.limits = limits()
-        if complaint := refusal(sbatch_flags(config)):
+        with without_foreign(sbatch_flags(config)):
+            complaint = refusal(sbatch_flags(config))
+        if complaint:
             raise ConfigError(f"launcher=slurm: SLURM refuses such a job: {complaint}")
         self.results = self.folder.parent.parent
         self.submitted: list[str] = []  # job numbers, in this call
@@ -66,9 +78,9 @@ class Slurm:
 
     def launch(self, tasks: Iterable[Task], should_stop: Callable[[], bool]) -> Iterator[Outcome]:
         """How each task ended, if followed; else nothing, and at once."""
-        wanted = list(tasks)
+        wanted = {task: task.directory.read_state() for task in tasks}
         with self._submitting():
-            self._submit(wanted)
+            self._submit(list(wanted))
         if self.config.wait:
             yield from self._follow(wanted, should_stop)
 
@@ -78,8 +90,8 @@ class Slurm:
     def awaited(self) -> set[str]:
         """Runs of which a job is still to come or at work, as far as SLURM says."""
         records = all_open_records(self.results)
-        known = places(records, self._queue(records))
-        return {run for run, place in known.items() if place.job is None or place.job.is_open}
+        jobs = self._queue(records)
+        return {run for run, place in places(records, jobs).items() if self._may_come(place, jobs)}
 
     def report(self) -> list[str]:
         """What happened, for a caller that does not wait."""
@@ -102,7 +114,7 @@ class Slurm:
         self.folder.mkdir(parents=True, exist_ok=True)
         lease = take(self.folder)
         if lease is None:
-            raise ConfigError(f"another process is submitting {self.folder.parent.name} at this moment")
+            raise BusyError(f"another process is submitting {self.folder.parent.name} at this moment")
         with lease:
             yield
 
@@ -113,10 +125,9 @@ class Slurm:
         settled = [self._settled(record, jobs) for record in records]
         known = places([record for record in settled if record is not None], jobs)
         missing = [task for task in tasks if not self._is_elsewhere(task, known.get(task.run), jobs)]
-        close_ended(
-            [record for record in all_open_records(self.results) if record.cluster == self.limits.cluster], jobs
-        )
-        self.held = len(tasks) - len(missing)
+        # only what was read before SLURM answered: of what was submitted since, the answer knows nothing
+        close_ended([record for record in settled if record and record.cluster == self.limits.cluster], jobs)
+        self.held, self.unsent = len(tasks) - len(missing), []
         if missing:
             self._send(missing, sum(job.is_open for job in jobs or ()))
 
@@ -128,7 +139,7 @@ class Slurm:
 
     def _settled(self, record: Submission, jobs: list[Job] | None) -> Submission | None:
         """A record whose submitter died gets its job's number, or goes."""
-        if record.job or jobs is None or record.cluster != self.limits.cluster:
+        if record.job or jobs is None or record.cluster != self.limits.cluster or self._is_others(record):
             return record
         number = next((job.array for job in jobs_of(record, jobs)), "")
         if not number:
@@ -138,6 +149,23 @@ class Slurm:
         complete_pickles(record, number)
         return record.changed(job=number)
 
+    def _is_others(self, record: Submission) -> bool:
+        """Whether it is for somebody else to say what became of it: another user, or a submitter still at work."""
+        if record.folder == str(self.folder):
+            return False
+        claim = newest(Path(record.folder))
+        return record.user != getpass.getuser() or (claim is not None and claim.held)
+
+    def _may_come(self, place: Place, jobs: list[Job] | None) -> bool:
+        """Whether a job of the run is open, or may be as far as is known."""
+        if place.job is not None:
+            return place.job.is_open
+        return self._is_unknown(place, jobs)
+
+    def _is_unknown(self, place: Place, jobs: list[Job] | None) -> bool:
+        """Whether SLURM's answer says nothing about it."""
+        return jobs is None or not place.submission.job or place.submission.cluster != self.limits.cluster
+
     def _is_elsewhere(self, task: Task, place: Place | None, jobs: list[Job] | None) -> bool:
         """Whether a job has the run in its hands or will; if one had it and lost it, that is noted."""
         claim = newest(task.directory.path)
@@ -145,12 +173,11 @@ class Slurm:
             return True
         if place is None:
             return False
-        if jobs is None or place.submission.cluster != self.limits.cluster:
-            return not self.resubmit
         if place.job is not None and place.job.is_open:
             return not failed_since(task, place.submission)
-        note_end(task, place)
-        return False
+        if self._is_unknown(place, jobs):
+            return not self.resubmit
+        return note_end(task, place)
 
     def _send(self, tasks: Sequence[Task], queued: int) -> None:
         """Array by array; when SLURM refuses one, those before it stay and are named."""
@@ -186,10 +213,14 @@ class Slurm:
         executor = make_executor(config, record)
         indexes = list(range(len(packs)))
         try:
-            jobs = executor.map_array(do_task, [str(record.path)] * len(packs), indexes)
+            with without_foreign(sbatch_flags(config)):
+                jobs = executor.map_array(do_task, [str(record.path)] * len(packs), indexes)
         except (FailedJobError, FailedSubmissionError) as error:
-            record.withdraw()
-            raise ConfigError(f"SLURM refused an array: {reason_of(str(error))}") from error
+            said = reason_of(str(error))
+            if is_refusal(error):
+                record.withdraw()
+                raise ConfigError(f"SLURM refused an array: {said}") from error
+            raise ConfigError(f"SLURM did not say whether it took an array ({said}): call again to find out") from error
         return record.changed(job=jobs[0].job_id.split("_")[0]).job
 
     def _packs(self, tasks: Sequence[Task]) -> list[Sequence[Task]]:
@@ -202,20 +233,21 @@ class Slurm:
         most = min(PACK_SECONDS, self.config.time * 60 / 2)
         return packed(tasks, seconds, most, max(1, len(tasks) // (self.config.parallel or SPREAD)))
 
-    def _follow(self, tasks: Sequence[Task], should_stop: Callable[[], bool]) -> Iterator[Outcome]:
+    def _follow(self, before: Mapping[Task, State], should_stop: Callable[[], bool]) -> Iterator[Outcome]:
         """From the state files; SLURM is asked now and then for jobs that ended without a word."""
-        left, asked = list(tasks), time.monotonic()
+        left, asked = list(before), time.monotonic()
         while left and not should_stop():
             states = {task: task.directory.read_state() for task in left}
             self._at_work = [task for task, state in states.items() if state.status is Status.RUNNING]
-            ended = [task for task, state in states.items() if state.status in (Status.DONE, Status.FAILED)]
+            changed = [task for task, state in states.items() if state != before[task]]  # an old end is none
+            ended = [task for task in changed if states[task].status in (Status.DONE, Status.FAILED)]
             for task in ended:
                 left.remove(task)
                 yield Outcome(task, states[task])
             if time.monotonic() - asked > ASK:
                 asked = time.monotonic()
                 if self.unsent:
-                    with self._submitting():
+                    with suppress(BusyError), self._submitting():
                         self._submit(self.unsent)
                 for task, state in self._given_up([task for task in left if task not in self.unsent]):
                     left.remove(task)
@@ -259,12 +291,39 @@ def close_ended(records: Iterable[Submission], jobs: list[Job] | None) -> None:
             record.close()
 
 
-def note_end(task: Task, place: Place) -> None:
-    """A job ended without saying how its run did: SLURM's word for it goes into the run's state."""
+def note_end(task: Task, place: Place) -> bool:
+    """A job ended without saying how its run did: SLURM's word for it goes into the run's state. True if by that
+    the run has failed, so that only somebody's wish tries it again."""
     state = task.directory.read_state()
     said = state.status is not Status.RUNNING and state.heartbeat > place.submission.submitted
-    if state.status is not Status.DONE and not said:
-        record_death(task, *end_of(place))
+    if state.status is Status.DONE or said:
+        return False
+    failure, message = end_of(place)
+    in_pack = len(place.submission.tasks[place.index]) > 1
+    if failure is Failure.OUT_OF_MEMORY and in_pack and state.status is not Status.RUNNING:
+        failure = Failure.KILLED  # another run of the job took the memory
+    noted = record_death(task, failure, message).state
+    if noted is None or noted.status is not Status.FAILED:
+        return False
+    log.warning("%s failed: %s, %s", task.run, noted.failure, noted.message)
+    return True
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether SLURM took nothing for certain; after a time-out, or an answer that nobody understands, it may have."""
+    return isinstance(error, FailedJobError) and "timed out" not in str(error)
+
+
+@contextmanager
+def without_foreign(flags: Iterable[str]) -> Iterator[None]:
+    """Set aside a user's SBATCH_... variables that say other than the launcher does: they go before the script."""
+    own = {"time": "TIMELIMIT", "mem": "MEM_PER_NODE"}
+    names = [f"SBATCH_{name}" for name in (*FOREIGN, *(own.get(f, f.upper().replace("-", "_")) for f in flags))]
+    aside = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(aside)
 
 
 def packed(tasks: Sequence[Task], seconds: Sequence[float], most: float, longest: int) -> list[Sequence[Task]]:
@@ -324,6 +383,7 @@ def setup_lines(config: SlurmConfig, record: Submission) -> list[str]:
     return [
         f'grep -qs {record.token} {path} || {{ echo {lost} "$SLURMD_NODENAME" >&2; exit {UNSHARED}; }}',
         f'export PYTHONPATH={shlex.quote(record.code)}"${{PYTHONPATH:+:$PYTHONPATH}}" PYTHONSAFEPATH=1',
+        "export SLURM_EXPORT_ENV=ALL",  # or srun would follow a user's --export, and lose the two lines around this one
         f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}",
     ]
 

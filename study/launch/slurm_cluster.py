@@ -14,7 +14,21 @@ from study.strict import ConfigError, nearest
 
 PATIENCE = 20.0  # seconds to wait for an answer
 IN_QUEUE = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
-AT_WORK = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
+OVER = (
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "LAUNCH_FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "RECONFIG_FAIL",
+    "REVOKED",
+    "TIMEOUT",
+)
+"""Any other state, also one that a later SLURM invents, may still come to something."""
 
 PASSING = "down, drained or reserved"
 """In a complaint about nodes that may come back: a job would wait for them."""
@@ -48,7 +62,7 @@ class Job:
     @property
     def is_open(self) -> bool:
         """Still in the queue or at work."""
-        return self.waits or self.state in AT_WORK
+        return self.state not in OVER
 
     @property
     def waits(self) -> bool:
@@ -67,10 +81,16 @@ class Limits:
 def ask(*command: str) -> str | None:
     """What a command of SLURM's says, or None if it is not there, fails, or takes too long."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True, env=plain())
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout
+
+
+def plain() -> dict[str, str]:
+    """The environment without a user's wishes about what SLURM's answers hold and how they look."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
+    return {**kept, "SLURM_TIME_FORMAT": "standard"}
 
 
 def check_installed() -> None:
@@ -88,7 +108,9 @@ def limits() -> Limits:
     caps = [int(values.get("MaxJobCount", 10_000))]
     if values.get("AccountingStorageType", "").endswith("slurmdbd"):
         caps += submit_limits()
-    return Limits(values.get("ClusterName", ""), int(values.get("MaxArraySize", 1001)), min(caps))
+    array = [int(values.get("MaxArraySize", 1001))]
+    array += [int(most) for most in re.findall(r"max_array_tasks=(\d+)", values.get("SchedulerParameters", ""))]
+    return Limits(values.get("ClusterName", ""), max(1, min(array)), min(caps))
 
 
 def submit_limits() -> list[int]:
@@ -158,19 +180,21 @@ def refusal(flags: Mapping[str, object]) -> str:
     try:
         command = ["sbatch", "--test-only", *words, "--wrap=true"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return ""  # a slow controller is no refusal
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     told = re.sub(r"(?m)^(sbatch: )?(error: )?", "", done.stderr).strip().splitlines()
     return "" if done.returncode == 0 or any(PASSING in line for line in told) else "; ".join(told)
 
 
-def cancel(jobs: Iterable[str]) -> str:
-    """What SLURM has against cancelling them; nothing if it agreed."""
+def cancel(name: str) -> str:
+    """What SLURM has against cancelling the jobs of this name; nothing if it agreed, or has none."""
     try:
-        done = subprocess.run(["scancel", *jobs], capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(["scancel", f"--name={name}"], capture_output=True, text=True, timeout=PATIENCE)
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
-    return done.stderr.strip()
+    return "" if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"
 
 
 def this_job() -> str:

@@ -160,6 +160,8 @@ class Body:
 
     def __init__(self, submission: Submission, index: int, signals: Signals) -> None:
         self.submission, self.runs, self.signals = submission, submission.tasks[index], signals
+        self.images = 0  # of the run in hand when it began
+        self.begun = 0  # runs in this start
 
     def work(self) -> int:
         """Every run that is neither done nor in other hands; the exit code says whether one failed."""
@@ -171,7 +173,8 @@ class Body:
             if current().largest(len(self.signals.numbers)):
                 return self.leave()
             state = self.do(Task(self.submission.results, run))
-            if state is not None and state.failure in (Failure.PREEMPTED, Failure.STOPPED):
+            stopped = state is not None and state.status is Status.PENDING
+            if state is not None and stopped and state.failure in (Failure.PREEMPTED, Failure.STOPPED):
                 return self.leave(Task(self.submission.results, run), state)
             failed += state is not None and state.status is not Status.DONE
         return 1 if failed else 0
@@ -183,10 +186,11 @@ class Body:
 
         before = current().first_alone(lambda: note_silent_end(task))
         failed_here = before.status is Status.FAILED and before.heartbeat > self.submission.submitted
-        if before.status is Status.DONE or failed_here:
+        if failed_here:
             say(f"{task.run} {before.status}")
             return before
         self.images = before.images
+        self.begun += before.status is not Status.DONE  # of one that is done, at most scores are missing
         state = perform_together(task, run).state
         told = "is being done elsewhere" if state is None else f"{state.status} {state.message or ''}"
         say(f"{task.run} {told}")
@@ -208,11 +212,13 @@ class Body:
         return 128 + number
 
     def note(self, task: Task, leave: Leave) -> bool:
-        """True if the run ran into the limit twice without a step in between: once more would change nothing."""
+        """True if the run ran into the limit twice without a step in between, the second time with all of the time
+        for itself: once more would change nothing."""
         from study.launch.work import amend
 
         images = task.directory.read_state().images
-        stuck = leave.failure is Failure.TIMED_OUT and this_restart() > 0 and images <= self.images
+        alone = self.begun <= 1
+        stuck = leave.failure is Failure.TIMED_OUT and this_restart() > 0 and alone and images <= self.images
         message = f"{leave.message}, job {this_job()}"
         if stuck:
             message = f"no progress within {self.submission.minutes} minutes: give launcher.time more"

@@ -10,6 +10,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -66,8 +67,9 @@ class Submission:
     def close(self) -> None:
         """All of its jobs have ended, and their ends are noted."""
         over = self.path.parent / "over"
-        over.mkdir(exist_ok=True)
-        self.path.replace(over / self.path.name)
+        with suppress(FileNotFoundError, PermissionError):  # somebody else was faster, or it is not ours to move
+            over.mkdir(exist_ok=True)
+            self.path.replace(over / self.path.name)
 
 
 @dataclass(frozen=True)
@@ -92,23 +94,34 @@ def new_token() -> str:
 
 def read_record(path: Path) -> Submission:
     try:
-        return from_tree(Submission, json.loads(path.read_text(encoding="utf-8")), "record")
+        return _read(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is not there: is this folder shared with the machine that submitted?") from error
+
+
+def _read(path: Path) -> Submission:
+    try:
+        return from_tree(Submission, json.loads(path.read_text(encoding="utf-8")), "record")
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a record of a submission: {error}") from error
 
 
 def open_records(folder: Path) -> list[Submission]:
     """The submissions of one sweep that may have jobs, oldest first; `folder` is results/<sweep>."""
-    found = [read_record(path) for path in (folder / "slurm").glob("*.json")]
+    found = []
+    for path in (folder / "slurm").glob("*.json"):
+        with suppress(FileNotFoundError):  # closed by another process at this moment
+            found.append(_read(path))
     return sorted(found, key=lambda record: record.submitted)
 
 
 def all_open_records(results: Path) -> list[Submission]:
-    """Of every sweep of a store: sweeps may share runs."""
+    """Of every sweep of a store, oldest first: sweeps may share runs."""
     folders = sorted({path.parent.parent for path in results.glob("*/slurm/*.json")})
-    return [record for folder in folders for record in open_records(folder)]
+    found = [record for folder in folders for record in open_records(folder)]
+    return sorted(found, key=lambda record: record.submitted)
 
 
 def look(records: Sequence[Submission]) -> list[Job] | None:
@@ -118,7 +131,9 @@ def look(records: Sequence[Submission]) -> list[Job] | None:
         return None
     known = {(job.name, job.index) for job in jobs}
     gone = {record.job for record in records for i in range(len(record.tasks)) if (record.name, i) not in known}
-    return jobs + [job for job in ended(sorted(gone - {""})) if (job.name, job.index) not in known] if gone else jobs
+    told = ended(sorted(gone - {""})) if gone - {""} else []
+    # a row that accounting never heard the end of stays open for ever: of what waits or works squeue knows
+    return jobs + [job for job in told if not job.is_open and (job.name, job.index) not in known]
 
 
 def places(records: Iterable[Submission], queue: list[Job] | None) -> dict[str, Place]:

@@ -118,11 +118,11 @@ def test_cancelling_is_noted_and_passed_on(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(slurm_cluster, "cancel", lambda jobs: asked.extend(jobs) or "")
+    monkeypatch.setattr(slurm_cluster, "cancel", lambda name: asked.append(name) or "")
     monkeypatch.setattr(status, "look", lambda records: [replace(JOB, state="CANCELLED")])
     assert cancel.main(["s", "--results", str(store)]) == 0
-    assert asked == ["7"]
-    assert capsys.readouterr().out == "scancel 7\n"
+    assert asked == ["s.abcd"]
+    assert capsys.readouterr().out == "scancel s.abcd\n"
     assert open_records(store / "s")[0].cancelled
     assert "stopped: job 7_0 was cancelled" in status.describe(store, "s")[1]
 
