@@ -35,6 +35,7 @@ def config(**given: object) -> SlurmConfig:
         ({"slurm": {"time": 30}}, "slurm.time is not valid: say launcher.time"),
         ({"slurm": {"cpus_per_task": 2}}, "slurm.cpus_per_task is not valid: say launcher.cpus"),
         ({"slurm": {"array": "0-3"}}, "slurm.array is not valid: the launcher sets that itself"),
+        ({"slurm": {"clusters": "a,b"}}, "slurm.clusters is not valid: the launcher sets that itself"),
         ({"slurm": {"setup": "x"}}, "slurm.setup is not valid: say launcher.setup"),
         ({"slurm": {"qos": ["a"]}}, "slurm.qos=['a'] is not valid"),
         ({"slurm": "account"}, "slurm='account' is not valid"),
@@ -102,6 +103,7 @@ def test_the_script_says_what_was_asked(tmp_path: Path, monkeypatch: pytest.Monk
         "#SBATCH --signal=USR2@90",
         "#SBATCH --job-name=s.abcd",
         "module load cuda",
+        "export SLURM_EXPORT_ENV=ALL",
         "export OMP_NUM_THREADS=4 MKL_NUM_THREADS=4 OPENBLAS_NUM_THREADS=4",
     ):
         assert line in text.splitlines()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import study.run
+from study.config import RunConfig
 from study.execute import write_plan
 from study.launch import slurm_job
 from study.launch.slurm_job import Body, Leave, Signals, heard
@@ -141,6 +142,32 @@ def test_twice_at_the_limit_without_a_step_is_a_failure(body: Body, monkeypatch:
     state = states(body)[0]
     assert (state.status, state.failure) == ("failed", "timed out")
     assert "give launcher.time more" in (state.message or "")
+
+
+def test_a_later_run_of_a_pack_did_not_have_the_whole_time(body: Body, monkeypatch: pytest.MonkeyPatch) -> None:
+    from study.launch.work import Task
+
+    monkeypatch.setattr(study.run, "run", fake_runs.quick)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    task = Task(body.submission.results, body.runs[1])
+    body.do(Task(body.submission.results, body.runs[0]))
+    body.do(task)
+    task.directory.write_state(State(), status=Status.PENDING, attempts=2, failure=Failure.PREEMPTED)
+    assert not body.note(task, Leave(Failure.TIMED_OUT, "at its time limit", True))
+    assert states(body)[1].status == "pending"
+
+
+def test_a_finished_run_is_handed_on_for_scores_that_it_lacks(body: Body, monkeypatch: pytest.MonkeyPatch) -> None:
+    body.work()
+    handed: list[int] = []
+
+    def scoring(config: RunConfig) -> State:
+        handed.append(config.seed)
+        return fake_runs.quick(config)
+
+    monkeypatch.setattr(study.run, "run", scoring)
+    body.work()
+    assert handed == [0, 6]
 
 
 @pytest.mark.parametrize(
