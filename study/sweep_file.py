@@ -20,10 +20,11 @@ from typing import Any
 
 from study.atomic import canonical_json
 from study.launch.config import LauncherConfig, LocalConfig, SlurmConfig, launcher_from, launcher_tree
-from study.marked_yaml import COMMAND_LINE, Keys, Marked, dump_yaml, parse_marked, read_marked
+from study.marked_yaml import Keys, Marked, dump_yaml, parse_marked, read_marked
 from study.search.config import SearchConfig, search_from, search_tree
 from study.search.space import Distribution, choices, parse_distribution
 from study.strict import ConfigError, nearest, unknown_key
+from study.sweep_words import with_words
 
 KEYS = ("defaults", "overrides", "axes", "zip", "where", "exclude", "match", "baseline", "launcher", "search", "tuned")
 REPLICATES = ("seed", "seeds.data", "seeds.noise", "seeds.init")
@@ -91,7 +92,7 @@ def read_sweep(path: Path, words: Sequence[str] = ()) -> Sweep:
     name = path.stem
     if name in RESERVED or name.startswith((".", "-")) or not name.isprintable():
         raise ConfigError(f"{path}: a sweep cannot be called {name!r}: its results go to a folder of that name")
-    sweep = _Reader(with_words(marked, words), name, _question(path.read_text(encoding="utf-8"))).sweep()
+    sweep = _Reader(with_words(marked, words, KEYS), name, _question(path.read_text(encoding="utf-8"))).sweep()
     if isinstance(sweep.launcher, SlurmConfig) and not re.fullmatch(r"[\w.-]+", name, re.ASCII):
         raise ConfigError(f"{path}: a sweep on a cluster cannot be called {name!r}: must be letters a-z, digits, _ . -")
     return sweep
@@ -362,81 +363,9 @@ class _Reader:
             raise self._error(("launcher",), str(error)) from error
 
 
-def with_words(marked: Marked, words: Sequence[str]) -> Marked:
-    """The tree with the command line's overrides applied."""
-    if not words:
-        return marked
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    tree, lines, parser = _copied(marked.tree), dict(marked.lines), OverridesParser.create()
-    for word in words:
-        try:
-            override = parser.parse_override(_quoted(word))
-        except HydraException as error:
-            reason = next(iter(str(error).splitlines()), "")
-            raise ConfigError(f"{word!r} is not an override such as train.lr=1e-4: {reason}") from error
-        if override.is_sweep_override():
-            key = override.key_or_group
-            raise ConfigError(f"{word!r} names several values: an axis is written 'axes.{key}=[...]'")
-        keys = _place(override.key_or_group)
-        value = None if override.is_delete() else override.value()
-        _put(tree, lines, keys, value, override.is_delete(), word)
-    return Marked(marked.file, tree, lines)
-
-
-def _quoted(word: str) -> str:
-    """A path may have blanks, apostrophes and letters of which hydra's grammar knows nothing outside quotes."""
-    key, _, value = word.partition("=")
-    if not value or value[0] in "'\"" or (key != "results" and (value.isascii() or value[0] in "[{")):
-        return word
-    return f"{key}='" + value.replace("'", r"\'") + "'"
-
-
-def _place(key: str) -> tuple[str, ...]:
-    """Where in the file a word of the command line belongs."""
-    section, _, rest = key.partition(".")
-    if section in KEYS:
-        return (section, rest) if rest else (section,)
-    return ("defaults", key) if "." not in key and key not in ("seed", "results") else ("overrides", key)
-
-
-def _put(tree: dict[str, Any], lines: dict[Keys, int], keys: Keys, value: Any, delete: bool, word: str) -> None:
-    *parents, last = keys
-    for parent in parents:
-        here = tree.get(str(parent))
-        if parent == "defaults" and isinstance(here, list):
-            here = {key: preset for entry in here if isinstance(entry, dict) for key, preset in entry.items()}
-        if parent == "launcher" and isinstance(here, str):
-            here = {"name": here}
-        if here is not None and not isinstance(here, dict):
-            raise ConfigError(f"{word!r} does not fit: {parent}: is not a mapping in the sweep file")
-        tree = tree.setdefault(str(parent), {}) if here is None else _set(tree, str(parent), here)
-    if delete and last not in tree:
-        raise ConfigError(f"{word!r} deletes what is not there")
-    if delete:
-        del tree[str(last)]
-    else:
-        tree[str(last)] = value
-    for place in [place for place in lines if place[: len(keys)] == keys]:
-        del lines[place]
-    lines[keys] = COMMAND_LINE
-
-
-def _set(tree: dict[str, Any], key: str, value: dict[str, Any]) -> dict[str, Any]:
-    tree[key] = value
-    return value
-
-
 def _as_axis(distribution: Distribution) -> Value:
     return list(distribution.arguments) if distribution.kind == "choice" else str(distribution)
 
 
 def _frozen(value: Value) -> Value:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
