@@ -12,7 +12,7 @@ from typing import Any, Literal
 from models import DenoiserConfig, backbones
 from models.denoiser import require
 from study.atomic import canonical_json
-from study.data import DataConfig, dataset
+from study.data import ON_DISK, DataConfig, dataset, offered
 from study.diffusion import FlowConfig, GaussianConfig, SamplerConfig, make_process
 from study.strict import ConfigError, convert, dotted, from_tree, nearest, to_tree, unknown_key
 
@@ -108,6 +108,7 @@ class MachineConfig:
     sample_batch: int = 250
     compile: bool = False
     checkpoint_activations: bool = False  # recompute each block in the backward pass: less memory, a third slower
+    shard: bool = False  # of several ranks each has only a part of weights, averages and moments (FSDP2): less memory
     keep_freed_memory: bool = True  # glibc only
 
     def __post_init__(self) -> None:
@@ -162,7 +163,7 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
     missing = [name for name in sections if name not in tree]
     if missing:
         raise ConfigError(f"missing key{'s' * (len(missing) > 1)} {', '.join(missing)}")
-    data = from_tree(DataConfig, tree["data"], "data")
+    data = from_tree(DataConfig, {**dict.fromkeys(ON_DISK), **_given(tree["data"], "data")}, "data")
     process = _process(tree["process"])
     seed = convert(int, tree["seed"], "seed")
     config = RunConfig(
@@ -199,6 +200,7 @@ def meaning(config: RunConfig) -> dict[str, Any]:
     """All of a config that can change the numbers, and the versions of the code that turns it into them."""
     tree = {key: value for key, value in to_dict(config).items() if key not in WITHOUT_MEANING}
     tree["backbone"] = {key: value for key, value in tree["backbone"].items() if key not in config.backbone.idle()}
+    tree["data"] = config.data.meaning()
     versions = {
         "backbone": backbones()[backbone_name(config.backbone)].denoiser.version,
         "data": dataset(config.data.name).version,
@@ -219,7 +221,7 @@ def process_name(config: GaussianConfig | FlowConfig) -> str:
 
 def dictated_by_data(data: DataConfig, learns_variance: bool) -> dict[str, Any]:
     """The backbone's fields that are not its own to choose."""
-    offer = dataset(data.name)
+    offer = offered(data)
     return {
         "size": offer.size,
         "channels": offer.channels,

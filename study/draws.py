@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from models import Denoiser
 from study.config import Seeds
-from study.data import ImageSet
+from study.data import Source
 from study.diffusion import Process
 
 ALL = slice(None)
+AHEAD = 3  # batches that a source is told of before they are asked for
 
 
 def stream(seed: int, purpose: str, position: int) -> int:
@@ -41,40 +43,42 @@ class Batch(NamedTuple):
 
 @dataclass
 class Draws:
-    """Training batches from a resident image set, on the images' device."""
+    """Training batches from a source of images, on its device."""
 
-    images: ImageSet
+    images: Source
     process: Process
     seeds: Seeds
     flip: bool
 
     def __post_init__(self) -> None:
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+        self._order_of = lru_cache(maxsize=2)(self._shuffled)  # a look ahead may cross into the next epoch
 
     def batch(self, denoiser: Denoiser, seen: int, count: int, part: slice = ALL) -> Batch:
         """The `count` images after the first `seen`, with their noise; of them, `part`.
 
         All numbers are drawn for all of them, so that a part is the same whoever else has the rest.
         """
-        device = self.images.images.device
-        index = self._indices(seen, count).to(device)
-        x0 = self.images.to_float(self.images.images[index[part]])
+        device = self.images.device
+        self.images.expect(self._indices(seen + step * count, count)[part] for step in range(AHEAD + 1))
+        index = self._indices(seen, count)
+        mirrored = None
         if self.flip:
             mirrored = torch.rand(count, generator=self._data(device, "flip", seen), device=device)[part] < 0.5
-            x0 = torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+        posterior = self._normal("posterior", seen, count)[part] if self.images.takes_noise else None
+        x0 = self.images.batch(index[part], mirrored, posterior)
         t = self.process.sample_times(count, self._noise(device, "times", seen), device)[part]
-        shape = (count, *x0.shape[1:])
-        noise = torch.randn(shape, generator=self._noise(device, "noise", seen), device=device)[part]
+        noise = self._normal("noise", seen, count)[part]
         y = None
         if denoiser.config.classes:
-            y = denoiser.drop_labels(self.images.labels[index], self._noise(device, "labels", seen))[part]
+            labels = self.images.labels[index.to(device)]
+            y = denoiser.drop_labels(labels, self._noise(device, "labels", seen))[part]
         return Batch(x0, t, noise, y)
 
     def seed_network(self, seen: int) -> None:
         """What a network draws for itself (dropout) comes from its device's global generator."""
         seed = stream(self.seeds.noise, "network", seen)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for every kind of device: 0.2 ms
-        if self.images.images.is_cuda:
+        if self.images.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
     def _indices(self, seen: int, count: int) -> Tensor:
@@ -87,11 +91,14 @@ class Draws:
             seen, count = seen + len(part), count - len(part)
         return torch.cat(parts)
 
-    def _order_of(self, epoch: int) -> Tensor:
-        if epoch != self._epoch:
-            order = self._data(torch.device("cpu"), "order", epoch)
-            self._epoch, self._order = epoch, torch.randperm(len(self.images), generator=order)
-        return self._order
+    def _shuffled(self, epoch: int) -> Tensor:
+        return torch.randperm(len(self.images), generator=self._data(torch.device("cpu"), "order", epoch))
+
+    def _normal(self, purpose: str, seen: int, count: int) -> Tensor:
+        """(count, C, H, W), on the images' device."""
+        device = self.images.device
+        shape = (count, *self.images.shape)
+        return torch.randn(shape, generator=self._noise(device, purpose, seen), device=device)
 
     def _data(self, device: torch.device, purpose: str, position: int) -> torch.Generator:
         return generator(device, self.seeds.data, purpose, position)

@@ -11,7 +11,7 @@ from models.denoiser import DenoiserConfig
 from study.config import RunConfig, backbone_name
 from study.cost.memory import training_memory
 from study.cost.summary import parameters
-from study.data import dataset
+from study.data import offered
 from study.diffusion import FlowConfig, GaussianConfig, SamplerConfig, make_process
 
 GUESSED_GMACS_PER_SECOND = 12.0  # of one CPU thread, forward and backward: what small backbones reach on AVX2
@@ -65,7 +65,7 @@ def estimate(config: RunConfig, speed: Speed) -> Cost:
     params = count_parameters(config.backbone)
     copies = 3 + len(config.train.ema)  # weights, two moments, averages
     kept = CHECKPOINTS + (config.train.images // config.log.keep_every if config.log.keep_every else 0)
-    height, width = dataset(config.data.name).size
+    height, width = offered(config.data).size
     samples = config.sample.count * height * width * 3 if config.log.save_samples else 0
     return Cost(
         params=params,
@@ -80,7 +80,7 @@ def estimate(config: RunConfig, speed: Speed) -> Cost:
 def _forward_passes(config: RunConfig) -> float:
     """Images through the network, a backward pass counting as two."""
     train, sample = config.train, config.sample
-    heldout = min(train.validate_images, config.data.heldout or 0)
+    heldout = min(train.validate_images, config.data.images("heldout"))
     times = len(train.ema) + (train.images // train.validate_every if train.validate_every else 0)
     guided = 2 if sample.sampler.guidance != 1 else 1
     calls = _calls(config.process, sample.sampler) * guided

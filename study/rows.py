@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from study.atomic import canonical_json
 from study.config import PROTOCOL, RunConfig, run_id, to_dict
-from study.data import dataset
+from study.data import COUNTS, dataset
 from study.progress import peak_memory_mib
 from study.results import Row
 from study.train import VALIDATION_SEED, Trainer, Validation
@@ -73,7 +73,7 @@ def validation_protocol(config: RunConfig, decay: float) -> str:
     """An id shared by exactly those validation losses that can be compared."""
     tree = to_dict(config)
     shared = {
-        "data": {key: tree["data"][key] for key in ("name", "seed", "texture", "stripe_period")},
+        "data": {key: value for key, value in config.data.meaning().items() if key not in COUNTS},
         "data_version": dataset(config.data.name).version,
         "process": tree["process"],
         "images": min(config.train.validate_images, config.data.images("heldout")),

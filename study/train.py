@@ -8,30 +8,25 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint as recompute
 
 from models import Denoiser, backbones
-from study.config import RunConfig, TrainConfig, backbone_name
+from study.config import RunConfig, backbone_name
 from study.data import load
 from study.diffusion import make_process
 from study.distributed import Ranks
 from study.draws import Draws, generator
-from study.provenance import cpu_features
+from study.optimizer import AUTOCAST, check_precision, clip_gradients, learning_rate, moment_shapes, new_optimizer
+from study.parallel import check_batch, is_split, local_of, new_parallel, recompute_blocks, whole_of
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-CPU_UNITS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
+if TYPE_CHECKING:
+    from study.sharding import Shards
+
 ALONE = Ranks()
-SYNC_BUFFERS = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")  # the second is its name before torch 2.15
-    if name in signature(DistributedDataParallel.__init__).parameters
-)
 VALIDATION_SEED = 0  # the same noise for every run, whatever its seed
 
 
@@ -60,19 +55,19 @@ class Trainer:
     """Everything that a training step changes, and the step itself."""
 
     def __init__(self, config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> None:
-        """Of several ranks, each has all weights, averages and moments, and trains on its share of every batch.
+        """Several ranks `meet` before the first step; each then trains on its share of every batch.
 
-        They `meet` before the first step.
+        Each has all weights, averages and moments, or with `machine.shard` its part of them.
         """
         check_precision(config.train.precision, device)
         check_batch(config.train.batch, ranks)
         self.config, self.device, self.ranks = config, device, ranks
         self.process = make_process(config.process)
-        self.network = new_network(config).to(device)
+        self.sharded = config.machine.shard and ranks.world_size > 1
+        self.shards: Shards | None = None
+        self.network = new_network(config).to("cpu" if self.sharded else device)  # parts go there in `meet`
         self.averages = [copy.deepcopy(self.network).requires_grad_(False).eval() for _ in config.train.ema]
-        self.parameters: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
-        self.averaged = [_paired(average, self.network) for average in self.averages]
-        self.optimizer = new_optimizer(self.network, config.train)
+        self._hold()
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
         self.draws = Draws(load(config.data, "train").to(device), self.process, config.seeds, config.train.flip)
         self.held_out = load(config.data, "heldout")  # now, for bad images must be refused before training
@@ -88,10 +83,28 @@ class Trainer:
 
     def meet(self) -> None:
         """Join the gradients of several ranks. All call it, once each is known to have got this far."""
-        if self.ranks.world_size > 1:
+        if self.sharded:
+            self._split()
+        elif self.ranks.world_size > 1:
             self.parallel = new_parallel(self.forward, self.device)
             self.forward = self.parallel
             self._settle()
+
+    def _split(self) -> None:
+        """Keep this rank's part of the weights and averages; moments follow the weights."""
+        from study.sharding import Shards
+
+        self._unsplit = copy.deepcopy(self.averages[0])
+        self.shards = Shards(self.ranks, self.device)
+        for network in (self.network, *self.averages):
+            self.shards.split(network)
+        self._hold()
+
+    def _hold(self) -> None:
+        """From here on it is these parameters that are trained and averaged."""
+        self.parameters: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
+        self.averaged = [_paired(average, self.network) for average in self.averages]
+        self.optimizer = new_optimizer(self.network, self.config.train)
 
     @property
     def steps(self) -> int:
@@ -104,7 +117,8 @@ class Trainer:
         loss = self._backward(count)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
-        norm = clip_gradients([p.grad for p in self.parameters if p.grad is not None], train.clip)
+        gradients = [local_of(p.grad) for p in self.parameters if p.grad is not None]
+        norm = clip_gradients(gradients, train.clip, self.ranks.add if self.sharded else None)
         self._set_rate(learning_rate(train, self.images))
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -126,9 +140,11 @@ class Trainer:
         x_t = self.process.add_noise(batch.x0, batch.t, batch.noise)
         total = torch.zeros((), device=self.device)
         parts = _slices(stop - start, self.config.machine.micro_batch or count)
-        for part in parts:
+        weights = [weight] * len(parts) + [0.0] * self._idle_passes(count, len(parts))
+        parts += [slice(0, 1)] * (len(weights) - len(parts))
+        for number, (part, weight) in enumerate(zip(parts, weights, strict=True), 1):
             self.draws.seed_network(self.images + start + part.start)
-            with self._summing(last=part is parts[-1]):
+            with self._summing(last=number == len(parts)):
                 with self.autocast():
                     output = self.forward(x_t[part], batch.t[part], None if batch.y is None else batch.y[part])
                 losses = self.process.losses(
@@ -138,6 +154,11 @@ class Trainer:
                 self.scaler.scale(loss / (count / self.ranks.world_size)).backward()
             total = total + loss.detach()
         return self.ranks.add(total)
+
+    def _idle_passes(self, count: int, passes: int) -> int:
+        """Weights that are split are gathered in every pass, for which all ranks must make as many."""
+        largest_share = math.ceil(count / self.ranks.world_size)
+        return math.ceil(largest_share / (self.config.machine.micro_batch or count)) - passes if self.sharded else 0
 
     def _summing(self, last: bool) -> AbstractContextManager[object]:
         """Gradients travel between ranks once per step, while the last micro-batch's are computed."""
@@ -202,7 +223,7 @@ class Trainer:
         Ranks take the batches in turn. `check` is called before each, as often on every rank, and may raise to stop.
         """
         train = self.config.train
-        network = self.averages[average].eval()  # which also forgets tables derived from its earlier weights
+        network = self.average(average).eval()  # which also forgets tables derived from its earlier weights
         count = min(train.validate_images, len(self.held_out))
         times = self.process.bin_times(train.validate_bins, count)
         losses = torch.zeros(train.validate_bins, count, dtype=torch.float64)
@@ -240,10 +261,26 @@ class Trainer:
 
     def autocast(self) -> AbstractContextManager[object]:
         dtype = AUTOCAST.get(self.config.train.precision)
-        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+        # Weights that are split come and go with their block: copies of lower precision must not outlive them.
+        return torch.autocast(self.device.type, dtype, cache_enabled=not self.sharded) if dtype else nullcontext()
+
+    def average(self, index: int = 0) -> Denoiser:
+        """One set of averaged weights, to be evaluated by each rank alone; if they are split, all must ask for it.
+
+        They then get a copy, whole, and gone with its last user.
+        """
+        if self.shards is None:
+            return self.averages[index]
+        held = self.averages[index].state_dict()
+        network = copy.deepcopy(self._unsplit).to(self.device)
+        for name, tensor in network.state_dict().items():
+            tensor.copy_(whole_of(held[name]))
+        return network
 
     def fingerprint(self) -> str:
-        """Equal on ranks whose weights are: after the same gradients, they must be."""
+        """Equal on ranks whose weights are: after the same gradients, they must be. What is split is nowhere twice."""
+        if self.sharded:
+            return ""
         sums = torch.stack([parameter.detach().double().sum() for parameter in self.parameters])
         return str(sums.sum().item())
 
@@ -252,7 +289,7 @@ class Trainer:
         return {"train": self.draws.images.sha256, "heldout": self.held_out.sha256}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors that the next step depends on, by name."""
+        """All tensors that the next step depends on, by name; of those that are split, this rank's part."""
         named = {f"network/{key}": value for key, value in self.network.state_dict().items()}
         for decay, average in zip(self.config.train.ema, self.averages, strict=True):
             named |= {f"ema/{decay}/{key}": value for key, value in average.state_dict().items()}
@@ -265,8 +302,12 @@ class Trainer:
         return {"images": self.images, "logged": self.logged, "scaler": self.scaler.state_dict()}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Become the trainer that gave these `tensors()` and `facts()`; refuse any that do not fit."""
+        """Become the trainer that gave these `tensors()`, whole or as `own` left them, and `facts()`.
+
+        Any that do not fit are refused.
+        """
         self._check_fit(tensors)
+        tensors = {name: self.own(name, tensor) for name, tensor in tensors.items()}
         self.network.load_state_dict(_below("network/", tensors))
         for decay, average in zip(self.config.train.ema, self.averages, strict=True):
             average.load_state_dict(_below(f"ema/{decay}/", tensors))
@@ -280,9 +321,19 @@ class Trainer:
         self._loss_sum.copy_(tensors["loss_sum"])
         self.images, self.logged = int(facts["images"]), int(facts["logged"])
 
+    def own(self, name: str, tensor: Tensor) -> Tensor:
+        """What this rank has of one of the tensors of a checkpoint."""
+        if self.shards is None or is_split(tensor) or name not in self._split_names():
+            return tensor
+        return self.shards.part_of(tensor)
+
+    def _split_names(self) -> set[str]:
+        held = {name for name, tensor in self.tensors().items() if is_split(tensor)}
+        return held | {name for name in moment_shapes(self.optimizer) if not name.endswith("/step")}
+
     def _check_fit(self, tensors: Mapping[str, Tensor]) -> None:
         expected = {name: tuple(value.shape) for name, value in self.tensors().items()}
-        expected |= _moment_shapes(self.optimizer)
+        expected |= moment_shapes(self.optimizer)
         given = {name: tuple(value.shape) for name, value in tensors.items()}
         wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
         if wrong:
@@ -296,85 +347,6 @@ def new_network(config: RunConfig) -> Denoiser:
     return backbones()[backbone_name(config.backbone)].denoiser(config.backbone)
 
 
-def new_parallel(network: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The network with its gradients averaged over ranks. No buffer of ours changes in training.
-
-    A compiled network goes inside: compiling around it would compile again for every micro-batch that waits.
-    """
-    ids = [device] if device.type == "cuda" else None
-    options: dict[str, Any] = {SYNC_BUFFERS: False}
-    return DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=True, **options)
-
-
-def check_batch(batch: int, ranks: Ranks) -> None:
-    if batch < ranks.world_size:
-        raise ValueError(
-            f"train.batch={batch} is not valid with {ranks.world_size} ranks: must be at least one image each"
-        )
-
-
-def new_optimizer(network: Denoiser, config: TrainConfig) -> torch.optim.AdamW:
-    groups = [
-        {
-            "params": group.parameters,
-            "lr": config.lr * group.lr_scale,
-            "lr_scale": group.lr_scale,
-            "weight_decay": config.weight_decay if group.weight_decay else 0.0,
-        }
-        for group in network.parameter_groups()
-        if group.parameters
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
-
-
-def clip_gradients(gradients: list[Tensor], largest: float) -> Tensor:
-    """Scale all gradients down to a joint norm of `largest` (0: leave them); the norm they had comes back."""
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    # Where reading the norm is free, a pass over the gradients can be saved; an accelerator would have to wait.
-    is_small = norm.device.type == "cpu" and norm + 1e-6 <= largest
-    if largest and not is_small:
-        torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1))
-    return norm
-
-
-def learning_rate(config: TrainConfig, images: int) -> float:
-    """Linear warm-up, then constant or a half cosine down to zero at the last image."""
-    if images < config.warmup:
-        return config.lr * (images + config.batch) / (config.warmup + config.batch)
-    if config.schedule == "constant":
-        return config.lr
-    progress = (images - config.warmup) / (config.images - config.warmup)
-    return config.lr * (1 + math.cos(math.pi * progress)) / 2
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse reduced precision on CPUs that only emulate it: there it is a hundred times slower, not faster."""
-    if precision in CPU_UNITS and device.type == "cpu" and not CPU_UNITS[precision] & cpu_features():
-        raise ValueError(
-            f"train.precision={precision!r} is not valid on this CPU: must be fp32, as it has no {precision} units "
-            f"({' or '.join(sorted(CPU_UNITS[precision]))}) and would emulate them many times slower"
-        )
-
-
-def recompute_blocks(network: nn.Module) -> None:
-    """Let every block (a child of an outermost module list) recompute its activations in the backward pass."""
-    blocks = [block for blocks in _outermost_lists(network) for block in blocks]
-    if not blocks:
-        raise ValueError("machine.checkpoint_activations=true is not valid: this backbone has no list of blocks")
-    for block in blocks:
-        block.forward = _recomputed(block.forward)
-
-
-def _recomputed(forward: Any) -> Any:
-    return lambda *args, **kwargs: recompute(forward, *args, use_reentrant=False, **kwargs)
-
-
-def _outermost_lists(module: nn.Module) -> list[nn.ModuleList]:
-    if isinstance(module, nn.ModuleList):
-        return [module]
-    return [found for child in module.children() for found in _outermost_lists(child)]
-
-
 def _paired(average: Denoiser, network: Denoiser) -> list[Tensor]:
     """The average's parameters that pair with the network's trainable ones.
 
@@ -383,17 +355,6 @@ def _paired(average: Denoiser, network: Denoiser) -> list[Tensor]:
     """
     pairs = zip(average.parameters(), network.parameters(), strict=True)
     return [mine for mine, theirs in pairs if theirs.requires_grad]
-
-
-def _moment_shapes(optimizer: torch.optim.AdamW) -> dict[str, tuple[int, ...]]:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for index, parameter in enumerate(parameters):
-        shape = tuple(parameter.shape)
-        shapes |= {
-            f"optimizer/{index}/{key}": s for key, s in (("step", ()), ("exp_avg", shape), ("exp_avg_sq", shape))
-        }
-    return shapes
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -47,8 +47,11 @@ def _strip(rows: Rows, cell: Cell, columns: int) -> Strip:
 
 def _classes(config: Path) -> int:
     """Of the data behind a run, 0 if unknown; read leniently, for older runs lack newer keys."""
-    name = yaml.safe_load(config.read_text(encoding="utf-8")).get("data", {}).get("name")
-    return datasets()[name].classes if name in datasets() else 0
+    data = yaml.safe_load(config.read_text(encoding="utf-8")).get("data", {})
+    if data.get("classes") is not None:  # of a set on disk, what was found there
+        return int(data["classes"])
+    known = datasets().get(data.get("name"))
+    return known.classes if known else 0
 
 
 def cut(path: Path) -> NDArray[np.uint8]:

@@ -1,30 +1,36 @@
 """What a data set is, how one is asked for, and their registry.
 
-A data set is one file in this package: a function that draws a split, and a `@register` line with
-what it offers. Nothing else needs an edit.
+A data set is one file in this package. An embedded one is a function that draws a split, and a `@register` line
+with what it offers; one on disk is a function that opens a split, another that finds out what lies at a path, and
+a `@register_on_disk` line. Nothing else needs an edit.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, TypeAlias, get_args
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from torch import Tensor
 
 from models.denoiser import require, require_choice
 from study.data.images import ImageSet
+from study.data.source import Source
 
 Split = Literal["train", "heldout", "reference"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+COUNTS = ("count", "heldout", "reference")  # the fields that say how many images a split has
+ON_DISK = ("path", "size", "classes", "digest")  # fields of sets on disk only
+MOST_HELDOUT, MOST_REFERENCE = 2_000, 10_000  # images, unless more are asked for
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What a set offers, known without drawing it: a backbone's shape comes from here."""
+    """What a set offers, known without drawing it; of one on disk, what it usually holds, for plans made elsewhere."""
 
     name: str
     size: tuple[int, int]
@@ -36,6 +42,47 @@ class Dataset:
     stripe_period: float | None = None
     latent_factor: int = 1
     version: int = 1  # raise when the images change for the same config: it enters run ids
+    on_disk: bool = False
+    any_size: bool = False  # on disk: `data.size` may be chosen
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies at a path, known from its listing alone."""
+
+    train: int  # images
+    apart: int  # images that the set itself keeps apart (val, test); 0: what is not trained on comes out of `train`
+    classes: int  # 0: unlabelled
+    digest: str  # of names, sizes and labels, or of the content: other images, another digest
+    size: int | None = None  # pixels along a side, if the set has but one
+    reference: int | None = None  # reference images kept apart from both
+
+    def settle(self, count: int | None, heldout: int | None, reference: int | None) -> tuple[int, int, int]:
+        """Images per split, what is left out filled in."""
+        pool, share = (self.apart, 2) if self.apart else (self.train, 20)
+        heldout = min(max(pool // share, 1), MOST_HELDOUT) if heldout is None else heldout
+        rest = pool - heldout if self.apart else pool // 10
+        most = max(rest, 1) if self.reference is None else self.reference
+        reference = min(most, MOST_REFERENCE) if reference is None else reference
+        taken = heldout + (reference if self.reference is None else 0)
+        count = self.train - (0 if self.apart else taken) if count is None else count
+        return count, heldout, reference
+
+    def check(self, counts: tuple[int, int, int], name: str) -> None:
+        """Refuse splits that would share an image."""
+        for field, number in zip(COUNTS, counts, strict=True):
+            _require_integer(field, number, 1, None, name)
+        count, heldout, reference = counts
+        if self.reference is not None:
+            _require_integer("reference", reference, 1, self.reference, name)
+            reference = 0
+        if self.apart:
+            _require_integer("count", count, 1, self.train, name)
+            valid = f"at most {self.apart} with data.reference={reference}: the images kept apart from training"
+            require(heldout + reference <= self.apart, "heldout", heldout, valid)
+        else:
+            valid = f"at most {self.train - heldout - reference}: {self.train} less those held out and of the reference"
+            require(sum((count, heldout, reference)) <= self.train, "count", count, valid)
 
 
 @dataclass(frozen=True)
@@ -43,6 +90,7 @@ class DataConfig:
     """Which images a run sees. What is left out becomes the set's own default, so equal sets compare equal.
 
     Image i of a split depends on the seed, the split and i alone: a smaller count is a prefix of a larger one.
+    Of a set on disk, what is left out is found at `path`; without one it can be planned with, and no more.
     """
 
     name: str = "digits8"
@@ -52,25 +100,70 @@ class DataConfig:
     seed: int = 0
     texture: float | None = None  # contrast of the high-frequency stripes, 0 (none) to 1
     stripe_period: float | None = None  # pixels; periods are drawn from this to twice this
+    path: str | None = None  # where a set on disk lies: not part of a run's id
+    size: int | None = None  # pixels along a side, after cropping
+    classes: int | None = None  # 0: leave the labels out
+    digest: str | None = None  # of what lies at `path`; left out: of what lies there now
 
     def __post_init__(self) -> None:
         offer = dataset(self.name)
-        for index, name in enumerate(("count", "heldout", "reference")):
-            self._fill(name, offer.counts[index])
-            most = offer.limits[index] if offer.limits else None
-            _require_integer(name, getattr(self, name), 1, most, self.name)
         _require_integer("seed", self.seed, 0, None, self.name)
         self._check_dial("texture", offer.texture, 0, 1)
         self._check_dial("stripe_period", offer.stripe_period, 2, min(offer.size) / 4)
+        if offer.on_disk:
+            self._check_on_disk(offer)
+            return
+        for index, name in enumerate(COUNTS):
+            self._fill(name, offer.counts[index])
+            most = offer.limits[index] if offer.limits else None
+            _require_integer(name, getattr(self, name), 1, most, self.name)
+        for name in ON_DISK:
+            require(getattr(self, name) is None, name, getattr(self, name), f"left out: {self.name} is not on disk")
 
     def images(self, split: Split) -> int:
-        """How many images the split has."""
-        counts = {"train": self.count, "heldout": self.heldout, "reference": self.reference}
-        count = counts[split]
-        assert count is not None  # filled at construction
-        return count
+        """How many images the split has, or usually has."""
+        index = SPLITS.index(split)
+        count = (self.count, self.heldout, self.reference)[index]
+        return dataset(self.name).counts[index] if count is None else count
 
-    def _fill(self, name: str, default: int | float | None) -> None:
+    def meaning(self) -> dict[str, Any]:
+        """All that decides which images these are: of a set on disk, what it holds and not where it lies."""
+        shared = {name: getattr(self, name) for name in ("name", *COUNTS, "seed")}
+        own = ("size", "classes", "digest") if dataset(self.name).on_disk else ("texture", "stripe_period")
+        return {**shared, **{name: getattr(self, name) for name in own}}
+
+    def _check_on_disk(self, offer: Dataset) -> None:
+        for name in COUNTS:
+            if getattr(self, name) is not None:
+                _require_integer(name, getattr(self, name), 1, None, self.name)
+        if self.classes is not None:
+            _require_integer("classes", self.classes, 0, None, self.name)
+        if self.size is not None:
+            _require_integer("size", self.size, 1, None, self.name)
+            side = offer.size[0] * offer.latent_factor
+            require(offer.any_size or self.size == side, "size", self.size, f"{side}, or left out, for {self.name}")
+        known = (self.count, self.heldout, self.reference, self.size, self.classes, self.digest)
+        if self.path is not None and None in known:
+            self._settle(offer, find(self.name, self.path))
+
+    def _settle(self, offer: Dataset, found: Found) -> None:
+        """Become a config that says all there is to know without another look at the disk."""
+        counts = found.settle(self.count, self.heldout, self.reference)
+        found.check(counts, self.name)
+        for name, count in zip(COUNTS, counts, strict=True):
+            self._fill(name, count)
+        self._fill("size", found.size or offer.size[0] * offer.latent_factor)
+        fits = found.size in (None, self.size)
+        require(fits, "size", self.size, f"{found.size}, the size of the images in {self.path}, or left out")
+        self._fill("classes", found.classes)
+        valid = (
+            f"0 or {found.classes}, the classes of {self.path}" if found.classes else f"0: {self.path} has no labels"
+        )
+        require(self.classes in (0, found.classes), "classes", self.classes, valid)
+        self._fill("digest", found.digest)
+        check_digest(self, found)
+
+    def _fill(self, name: str, default: int | float | str | None) -> None:
         if getattr(self, name) is None:
             object.__setattr__(self, name, default)
 
@@ -95,7 +188,15 @@ def _require_integer(field: str, value: object, low: int, most: int | None, name
 Draw: TypeAlias = Callable[[Dataset, DataConfig, Split], tuple[Tensor, Tensor]]
 """(what is offered, what is asked for, split) -> images uint8 (N, C, H, W), labels int64 (N,)"""
 
-_REGISTRY: dict[str, tuple[Dataset, Draw]] = {}
+Find: TypeAlias = Callable[[Path], Found]
+"""What lies at a path; refuses in one line what is not such a set. Asked often: remember what was found."""
+
+Open: TypeAlias = Callable[[DataConfig, Split], Source]
+"""A split of what lies at `config.path`; every field of the config is filled in."""
+
+_REGISTRY: dict[str, Dataset] = {}
+_DRAWN: dict[str, Draw] = {}
+_ON_DISK: dict[str, tuple[Find, Open]] = {}
 
 
 def register(*offers: Dataset) -> Callable[[Draw], Draw]:
@@ -103,33 +204,85 @@ def register(*offers: Dataset) -> Callable[[Draw], Draw]:
 
     def add(draw: Draw) -> Draw:
         for offer in offers:
-            require(offer.name not in _REGISTRY, "name", offer.name, "a name no other data set has")
-            _REGISTRY[offer.name] = (offer, draw)
+            _add(offer)
+            _DRAWN[offer.name] = draw
         return draw
 
     return add
 
 
+def register_on_disk(offer: Dataset, find: Find) -> Callable[[Open], Open]:
+    """Function decorator: `@register_on_disk(Dataset(name="imagenet", ...), find)` adds `imagenet` everywhere."""
+
+    def add(open_split: Open) -> Open:
+        _add(replace(offer, on_disk=True))
+        _ON_DISK[offer.name] = (find, open_split)
+        return open_split
+
+    return add
+
+
+def _add(offer: Dataset) -> None:
+    require(offer.name not in _REGISTRY, "name", offer.name, "a name no other data set has")
+    _REGISTRY[offer.name] = offer
+
+
 def datasets() -> dict[str, Dataset]:
     """Every registered set by name."""
-    return {name: offer for name, (offer, _) in _REGISTRY.items()}
+    return dict(_REGISTRY)
 
 
 def dataset(name: str) -> Dataset:
     """The set of that name."""
     require_choice("name", name, tuple(_REGISTRY))
-    return _REGISTRY[name][0]
+    return _REGISTRY[name]
+
+
+def offered(config: DataConfig) -> Dataset:
+    """What the set offers as it is asked for: a backbone's shape comes from here, and no image is read."""
+    offer = dataset(config.name)
+    if not offer.on_disk:
+        return offer
+    side = offer.size[0] if config.size is None else config.size // offer.latent_factor
+    classes = offer.classes if config.classes is None else config.classes
+    counts = (config.images("train"), config.images("heldout"), config.images("reference"))
+    return replace(offer, size=(side, side), classes=classes, counts=counts, limits=counts)
+
+
+def find(name: str, path: str) -> Found:
+    """What lies at a path, as a set of that name."""
+    place = Path(path).expanduser()
+    require(place.exists(), "path", path, "a file or folder that exists")
+    return _ON_DISK[name][0](place)
+
+
+def check_digest(config: DataConfig, found: Found) -> None:
+    """Refuse images other than those the config was made for."""
+    if config.digest != found.digest:
+        raise ValueError(
+            f"digest={config.digest!r} is not valid: {config.path} holds other images, of digest {found.digest!r}"
+        )
 
 
 @lru_cache(maxsize=8)
-def load(config: DataConfig, split: Split) -> ImageSet:
-    """One split, on the CPU; drawn once per process."""
+def load(config: DataConfig, split: Split) -> Source:
+    """One split, on the CPU; drawn or opened once per process."""
     require_choice("split", split, SPLITS)
-    offer, draw = _REGISTRY[config.name]
-    images, labels = draw(offer, config, split)
+    return _open(config, split) if dataset(config.name).on_disk else _drawn(config, split)
+
+
+def _drawn(config: DataConfig, split: Split) -> ImageSet:
+    offer = dataset(config.name)
+    images, labels = _DRAWN[config.name](offer, config, split)
     expected = (config.images(split), offer.channels, *offer.size)
     require(tuple(images.shape) == expected, f"{config.name}.images.shape", tuple(images.shape), str(expected))
     return ImageSet(config.name, images, labels, offer.classes, offer.latent_factor)
+
+
+def _open(config: DataConfig, split: Split) -> Source:
+    require(config.path is not None, "data.path", config.path, f"where {config.name} lies: data.path=...")
+    check_digest(config, find(config.name, str(config.path)))
+    return _ON_DISK[config.name][1](config, split)
 
 
 def stream(seed: int, split: Split) -> np.random.Generator:

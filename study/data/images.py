@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -24,7 +25,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """One split of one data set, small enough to live on the device; a batch is `images[index]`.
+    """A `Source` small enough to live on the device.
 
     Sets of one config are cached and shared: index them, never write into them.
     """
@@ -59,8 +60,32 @@ class ImageSet:
     def channels(self) -> int:
         return self.images.shape[1]
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        return (self.channels, *self.size)
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    @property
+    def takes_noise(self) -> bool:
+        return False
+
     def to(self, device: torch.device | str) -> ImageSet:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def batch(self, index: Tensor, mirrored: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """float32 (n, C, H, W) in [-1, 1], of the images `index` (n,), those `mirrored` (n,) flipped left to right."""
+        x0 = self.to_float(self.images[index.to(self.device)])
+        return x0 if mirrored is None else torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+
+    def expect(self, coming: Iterable[Tensor]) -> None:
+        """All of it is at hand already."""
+
+    def ready(self, count: int | None = None) -> ImageSet:
+        return self
 
     def to_float(self, images: Tensor) -> Tensor:
         """What the network sees: float32 in [-1, 1]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from study.data import DataConfig, dataset
+from study.data import DataConfig, offered
 from study.score.extractors import config_of, manifest
 from study.score.inception_weights import InceptionWeights
 from study.score.metrics import AGREEMENT, Metric, fewest, parse
@@ -38,7 +38,7 @@ def misfit(metric: Metric, data: DataConfig, labelled: bool) -> str | None:
         return "samples without labels: class agreement needs the class asked of each"
     if metric.space not in manifest():
         return None
-    network, offer = config_of(manifest()[metric.space]["network"]), dataset(data.name)
+    network, offer = config_of(manifest()[metric.space]["network"]), offered(data)
     if offer.size != (network.side, network.side) or offer.channels > network.channels:
         ours, theirs = f"{offer.channels} x {offer.size[0]} x {offer.size[1]}", f"{network.channels} x {network.side} x"
         return f"{metric.space} looks at images of {theirs} {network.side}, and those of {data.name} are {ours}"

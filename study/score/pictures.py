@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.denoiser import require, require_choice
 from study.config import RunConfig, run_id, to_dict
-from study.data import SPLITS, DataConfig, Split, dataset, datasets, load
+from study.data import SPLITS, DataConfig, ImageSet, Split, datasets, load, offered
 from study.run_directory import load_config
 from study.sample import load_samples
 from study.score.frechet import Moments
@@ -200,7 +200,9 @@ def sampling_of(config: RunConfig) -> dict[str, object]:
 
 
 def of_data(config: DataConfig, split: Split) -> Pictures:
-    images = load(config, split)
+    images = load(config, split).ready()
+    if not isinstance(images, ImageSet):
+        raise ValueError(f"{config.name}/{split} has no pixels: scores look at images")
     labels = images.labels if images.classes else None
     return Pictures(f"{config.name}/{split}", images.images, labels, (config, split), config.name)
 
@@ -211,7 +213,7 @@ def held_out_from(reference: Pictures, n: int) -> Pictures | None:
         return None
     config, split = reference.source
     other: Split = "heldout" if split != "heldout" else "reference"
-    limits = dataset(config.name).limits
+    limits = offered(config).limits
     most = n if limits is None else min(n, limits[SPLITS.index(other)])
     asked = replace(config, heldout=most) if other == "heldout" else replace(config, reference=most)
     return of_data(asked, other)

@@ -83,6 +83,8 @@ DICTATED = (
     "variance",
     "texture",
     "stripe_period",
+    "path",
+    "digest",
 )
 MEANINGFUL = [
     name
