@@ -1,0 +1,91 @@
+"""Samples of a model folder, as the batch that ADM's evaluator and `python -m study.score` read.
+
+Every batch is kept beside the output as it is drawn: called again, only what is missing is drawn. Under torchrun
+every process draws its share.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.denoiser import require
+from study.data.images import to_uint8
+from study.diffusion import SamplerConfig, make_process
+from study.distributed import Ranks
+from study.interchange.model_folder import load_model
+from study.interchange.reading import CheckpointError
+from study.latents.autoencoder import load_autoencoder
+from study.sample import Decode, Tell, load_samples, sample, write_for_adm
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How many samples, and by what machine."""
+
+    count: int
+    seed: int = 0
+    labels: str = "random"  # as the papers draw them; balanced: classes in turn
+    batch: int = 50
+    device: str = "cpu"
+    precision: str = "fp32"
+    autoencoder: str = ""  # a folder, or a hub id; "": the network makes pixels
+    scale: float | None = None  # of latents; None: what the autoencoder's config says
+
+
+def draw(
+    folder: Path, out: Path, wishes: Wishes, changes: dict[str, Any], ranks: Ranks, tell: Tell = lambda done: None
+) -> SamplerConfig:
+    """Write `out`; `changes` are fields of the sampler that are not to be the model's own."""
+    require(wishes.count > 0, "count", wishes.count, "a positive integer")
+    network, model = load_model(folder)
+    sampler = SamplerConfig(**{**vars(model.sampler), **changes})
+    device = torch.device(wishes.device)
+    decode = decoder(model.backbone.latent_factor, wishes, device)
+    shards = out.with_name(f"{out.stem}.parts")
+    dtype = AUTOCAST.get(wishes.precision)
+
+    def draw_share(indices: range) -> None:
+        with torch.autocast(device.type, dtype) if dtype else nullcontext():
+            sample(
+                network.to(device),
+                make_process(model.process),
+                sampler,
+                indices,
+                seed=wishes.seed,
+                labels=wishes.labels,
+                batch_size=wishes.batch,
+                folder=shards,
+                decode=decode,
+                tell=tell,
+            )
+
+    mine = ranks.share(wishes.count)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    ranks.together(lambda: draw_share(mine) if mine else None)
+    ranks.first_alone(lambda: write_for_adm(out, load_samples(shards, range(wishes.count))))
+    return sampler
+
+
+def decoder(latent_factor: int, wishes: Wishes, device: torch.device) -> Decode:
+    """From what the network makes to pixels."""
+    if latent_factor == 1:
+        if wishes.autoencoder:
+            raise CheckpointError("--autoencoder does not go with a network that makes pixels")
+        return to_uint8
+    if not wishes.autoencoder:
+        raise CheckpointError(
+            "this network makes latents: name the autoencoder that decodes them, --autoencoder FOLDER "
+            "(such as a copy of stabilityai/sd-vae-ft-ema)"
+        )
+    autoencoder = load_autoencoder(wishes.autoencoder, wishes.scale).to(device)
+    require(
+        autoencoder.factor == latent_factor, "autoencoder", f"1/{autoencoder.factor}", f"one of factor {latent_factor}"
+    )
+    return autoencoder.decode
