@@ -22,8 +22,9 @@ import torch
 from models import named_sizes
 from study.allocator import keep_freed_memory
 from study.compose import resolve
+from study.optimizer import new_optimizer
 from study.run import pick_device
-from study.train import Trainer, new_network, new_optimizer
+from study.train import Trainer, new_network
 
 CLAIM = 0.05
 DATA_CLAIM = 0.01

@@ -70,7 +70,8 @@ class Trainer:
         self._hold()
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
         self.draws = Draws(load(config.data, "train").to(device), self.process, config.seeds, config.train.flip)
-        self.held_out = load(config.data, "heldout")  # now, for bad images must be refused before training
+        # Now, for bad images must be refused before training.
+        self.held_out = load(config.data, "heldout").ready(config.train.validate_images)
         if config.machine.checkpoint_activations:
             recompute_blocks(self.network)
         self.forward: nn.Module = torch.compile(self.network) if config.machine.compile else self.network  # type: ignore[assignment]
@@ -99,6 +100,8 @@ class Trainer:
         for network in (self.network, *self.averages):
             self.shards.split(network)
         self._hold()
+        moments = {name for name in moment_shapes(self.optimizer) if not name.endswith("/step")}
+        self._divided = moments | {name for name, tensor in self.tensors().items() if is_split(tensor)}
 
     def _hold(self) -> None:
         """From here on it is these parameters that are trained and averaged."""
@@ -245,13 +248,13 @@ class Trainer:
 
     def _bin_noise(self, count: int, number: int) -> Tensor:
         """(count, C, H, W) on the CPU, the same for every device."""
-        shape = (count, *self.held_out.images.shape[1:])
+        shape = (count, *self.held_out.shape)
         return torch.randn(shape, generator=generator(torch.device("cpu"), VALIDATION_SEED, "validation", number))
 
     def _losses(self, network: Denoiser, part: slice, t: Tensor, noise: Tensor) -> Tensor:
         """(n,) float64 losses on the CPU, of that part of the held-out images at the times t (n,)."""
         held_out = self.held_out
-        x0 = held_out.to_float(held_out.images[part])
+        x0 = held_out.batch(torch.arange(part.start, part.stop))
         x, n, times = (values.to(self.device) for values in (x0, noise, t))
         y = held_out.labels[part].to(self.device) if self.config.backbone.classes else None
         x_t = self.process.add_noise(x, times, n)
@@ -323,13 +326,9 @@ class Trainer:
 
     def own(self, name: str, tensor: Tensor) -> Tensor:
         """What this rank has of one of the tensors of a checkpoint."""
-        if self.shards is None or is_split(tensor) or name not in self._split_names():
+        if self.shards is None or is_split(tensor) or name not in self._divided:
             return tensor
         return self.shards.part_of(tensor)
-
-    def _split_names(self) -> set[str]:
-        held = {name for name, tensor in self.tensors().items() if is_split(tensor)}
-        return held | {name for name in moment_shapes(self.optimizer) if not name.endswith("/step")}
 
     def _check_fit(self, tensors: Mapping[str, Tensor]) -> None:
         expected = {name: tuple(value.shape) for name, value in self.tensors().items()}

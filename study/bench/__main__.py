@@ -27,7 +27,7 @@ from study.bench.store import filled, machine_folder, save, shown, table_line
 from study.bench.suite import run_suite
 from study.cost.summary import at_pixels
 from study.cost.table import print_table
-from study.train import check_precision
+from study.optimizer import check_precision
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ import torch
 
 from study.bench.config import Cell
 from study.bench.timing import LEAST_SAMPLE, Timer, block, warm_up
-from study.train import AUTOCAST
+from study.optimizer import AUTOCAST
 
 SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices
 COPIED = {"cpu": 1 << 27, "cuda": 1 << 31}  # bytes: beyond every cache

@@ -18,7 +18,7 @@ from study.bench.peers import agreement, load_peer
 from study.bench.timing import Work
 from study.cost.tracer import network
 from study.diffusion import GaussianConfig, SamplerConfig, guided, make_process
-from study.train import AUTOCAST, check_precision
+from study.optimizer import AUTOCAST, check_precision
 
 RATE = 1e-4  # of the timed optimiser: DiT's
 NUDGE = 0.02  # standard deviation added to every weight: fresh networks predict zeros, which agree with anything

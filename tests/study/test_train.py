@@ -10,20 +10,15 @@ import torch
 from torch import Tensor
 
 import models.ssm.cache
+import study.optimizer
 import study.train
 from models import build
 from study.compose import resolve
 from study.config import RunConfig
 from study.data import load
-from study.train import (
-    DivergedError,
-    Trainer,
-    check_precision,
-    clip_gradients,
-    learning_rate,
-    new_network,
-    recompute_blocks,
-)
+from study.optimizer import check_precision, clip_gradients, learning_rate
+from study.parallel import recompute_blocks
+from study.train import DivergedError, Trainer, new_network
 
 CPU = torch.device("cpu")
 SMALL = ["backbone.depth=1", "backbone.width=16", "backbone.heads=2", "train.batch=8", "train.images=64"]
@@ -307,7 +302,7 @@ def test_a_network_without_blocks_cannot_recompute() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_emulated_precision_is_refused(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
-    monkeypatch.setattr(study.train, "cpu_features", lambda: frozenset({"avx2", "fma"}))
+    monkeypatch.setattr(study.optimizer, "cpu_features", lambda: frozenset({"avx2", "fma"}))
     with pytest.raises(ValueError, match=f"train.precision='{precision}' is not valid on this CPU: must be fp32"):
         check_precision(precision, CPU)
     check_precision("fp32", CPU)
