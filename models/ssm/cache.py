@@ -15,7 +15,7 @@ class _Entry:
     sources: tuple[Tensor, ...]
     marks: tuple[tuple[int, int], ...]
     contents: tuple[Tensor, ...]
-    tables: Tensor
+    tables: list[Tensor]
 
 
 class TableCache:
@@ -31,7 +31,7 @@ class TableCache:
     def __init__(self) -> None:
         self._entry: _Entry | None = None
 
-    def get(self, key: Hashable, sources: tuple[Tensor, ...], make: Callable[[], Tensor]) -> Tensor:
+    def get(self, key: Hashable, sources: tuple[Tensor, ...], make: Callable[[], list[Tensor]]) -> list[Tensor]:
         if any(source.is_inference() for source in sources):  # these have no version counter
             return make()
         key = (key, *((source.device, source.dtype) for source in sources))

@@ -143,10 +143,10 @@ def direct_conv_backward(grad: Tensor, x: Tensor, matrices: Tensor) -> tuple[Ten
     grad_x = torch.bmm(grad[0], matrices[0].mT)
     for g, matrix in zip(grad[1:], matrices[1:], strict=True):
         grad_x.baddbmm_(g, matrix.mT)
-    return grad_x, torch.stack([_diagonal_sums(torch.bmm(x.mT, g)) for g in grad])
+    return grad_x, torch.stack([diagonal_sums(torch.bmm(x.mT, g)) for g in grad])
 
 
-def _diagonal_sums(matrices: Tensor) -> Tensor:
+def diagonal_sums(matrices: Tensor) -> Tensor:
     """(H, L, L) -> (H, 2L-1), entry L-1+d the sum over j of [j, j+d].
 
     Rows of 2L read with a stride of 2L+1 shear the diagonals into columns, d modulo 2L+1.

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from models.macs import Macs, real_fft
+from models.ssm.chunked import ChunkTables, chunk_length, chunk_tables, chunked_conv, chunked_conv_backward
 from models.ssm.conv import (
     causal_conv,
     direct_conv,
@@ -25,6 +26,7 @@ from models.ssm.conv import (
     two_sided_backward,
     two_way_conv,
 )
+from models.ssm.forms import Form, choose
 from models.ssm.forward_mode import refuse_tangents
 from models.ssm.kernel import (
     Modes,
@@ -60,7 +62,8 @@ def s4d(u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip:
     inputs = (u, a_re, a_im, c_re, c_im, skip)
     refuse_tangents("ssm::s4d", *inputs)
     # A CPU has memory to spare and no time; an accelerator the reverse.
-    keep = u.device.type == "cpu" and torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    keeps = u.device.type == "cpu" and choose(u, a_re.shape[-1]) is Form.CONVOLUTION
+    keep = keeps and torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     y: Tensor = s4d_forward(*inputs, keep)[0]
     return y
 
@@ -81,12 +84,15 @@ def s4d_forward(
     """`s4d` and, if `keep`, the intermediate results of `Kept`."""
     with torch.autocast(u.device.type, enabled=False):
         modes, skip = _computable(u, Modes(a_re, a_im, c_re, c_im), skip)
+        form = choose(u, a_re.shape[-1])
+        if form is not Form.CONVOLUTION:
+            return _convolve(u, _chunk_tables(form, modes, skip, u.shape[1])), *_empty_kept(skip, u.shape[1])
         powers = power_tables(modes, u.shape[1])
         tables = _tables(modes, powers, skip, u.shape[1])
         if not keep:
-            return _convolve(u, tables), *_empty_kept(tables)
+            return _convolve(u, [tables]), *_empty_kept(skip, u.shape[1])
         signal = _empty_signal(u, tables)
-        return _convolve(u, tables, signal), signal, tables, *powers
+        return _convolve(u, [tables], signal), signal, tables, *powers
 
 
 @torch.library.custom_op("ssm::s4d_backward", mutates_args=())
@@ -107,6 +113,9 @@ def s4d_backward(
     with torch.autocast(u.device.type, enabled=False):
         given = (a_re, a_im, c_re, c_im, skip)
         modes, skip = _computable(u, Modes(*given[:4]), skip)
+        form = choose(u, a_re.shape[-1])
+        if form is not Form.CONVOLUTION:
+            return _chunk_backward(form, grad, u, modes, skip, given)
         powers = Powers(coarse, fine)
         if not tables.numel():
             powers = power_tables(modes, u.shape[1])
@@ -122,20 +131,46 @@ def s4d_backward(
             grad_x, grad_filters = spectral_conv_backward(grad_y, signal, tables)
         grad_kernels, grad_skip = two_sided_backward(grad_filters, len(modes.a_re))
         grads = (*split_kernel_backward(grad_kernels, modes, powers), grad_skip)
-        g0, g1, g2, g3, g4 = (g.to(of.dtype).contiguous() for g, of in zip(grads, given, strict=True))
-        return _tokens_first(grad_x, u), g0, g1, g2, g3, g4
+        return _as_given(grad_x, u, grads, given)
+
+
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _chunk_backward(
+    form: Form, grad: Tensor, u: Tensor, modes: Modes, skip: Tensor, given: tuple[Tensor, ...]
+) -> Gradients:
+    """`s4d_backward` of the chunked forms, which keep nothing."""
+    x, grad_y = channels_first(u, u.dtype), channels_first(grad, u.dtype).unflatten(0, skip.shape)
+    tables = _chunk_tables(form, modes, skip, u.shape[1])
+    if form is Form.FUSED:
+        from models.ssm import fused  # imports Triton
+
+        grad_x, grad_modes, grad_skip = fused.fused_conv_backward(grad_y, x, modes, fused.FusedTables(*tables))
+    else:
+        grad_x, grad_modes, grad_skip = chunked_conv_backward(grad_y, x, modes, ChunkTables(*tables))
+    return _as_given(grad_x, u, (*grad_modes, grad_skip), given)
+
+
+def _as_given(grad_x: Tensor, u: Tensor, grads: tuple[Tensor, ...], given: tuple[Tensor, ...]) -> Gradients:
+    g0, g1, g2, g3, g4 = (g.to(of.dtype).contiguous() for g, of in zip(grads, given, strict=True))
+    return _tokens_first(grad_x, u), g0, g1, g2, g3, g4
 
 
 @torch.library.custom_op("ssm::s4d_tables", mutates_args=())
-def s4d_tables(a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor, length: int) -> Tensor:
-    """Everything about the parameters that `s4d_apply` needs for sequences of one length."""
+def s4d_tables(
+    a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor, length: int, form: str = "CONVOLUTION"
+) -> list[Tensor]:
+    """Everything about the parameters that `s4d_apply` needs for sequences of one length; `form` names a `Form`."""
     with torch.autocast(a_re.device.type, enabled=False):
         modes, skip = _computable(a_re, Modes(a_re, a_im, c_re, c_im), skip)
-        return _tables(modes, power_tables(modes, length), skip, length)
+        if Form[form] is not Form.CONVOLUTION:
+            return [table.contiguous() for table in _chunk_tables(Form[form], modes, skip, length)]
+        return [_tables(modes, power_tables(modes, length), skip, length)]
 
 
 @torch.library.custom_op("ssm::s4d_apply", mutates_args=())
-def s4d_apply(u: Tensor, tables: Tensor) -> Tensor:
+def s4d_apply(u: Tensor, tables: list[Tensor]) -> Tensor:
     """`s4d` with its tables at hand: (B, L, H) -> (B, L, streams * H)."""
     with torch.autocast(u.device.type, enabled=False):
         return _convolve(u, tables)
@@ -154,13 +189,28 @@ def _tables(modes: Modes, powers: Powers, skip: Tensor, length: int) -> Tensor:
     return toeplitz(filters) if length <= DIRECT_LENGTH else torch.fft.rfft(filters, n=transform_length(length))
 
 
-def _convolve(u: Tensor, tables: Tensor, signal: Tensor | None = None) -> Tensor:
-    """(B, L, H) -> (B, L, streams * H); fills `signal`, if given, for the backward."""
-    dtype = tables.dtype.to_real()
-    if tables.ndim == 4:
-        y = direct_conv(channels_first(u, dtype, into=signal), tables)
+def _chunk_tables(form: Form, modes: Modes, skip: Tensor, length: int) -> list[Tensor]:
+    """`FusedTables` or `ChunkTables`."""
+    if form is Form.FUSED:
+        from models.ssm.fused import fused_tables  # imports Triton
+
+        return list(fused_tables(modes, skip))
+    return list(chunk_tables(modes, skip, chunk_length(length)))
+
+
+def _convolve(u: Tensor, tables: list[Tensor], signal: Tensor | None = None) -> Tensor:
+    """(B, L, H) -> (B, L, streams * H) by the form whose tables these are; fills `signal` for the backward."""
+    dtype = tables[0].dtype.to_real()
+    if len(tables) == len(ChunkTables._fields):
+        y = chunked_conv(channels_first(u, u.dtype), ChunkTables(*tables))
+    elif len(tables) > 1:
+        from models.ssm.fused import FusedTables, fused_conv  # imports Triton
+
+        y = fused_conv(channels_first(u, u.dtype), FusedTables(*tables))
+    elif tables[0].ndim == 4:
+        y = direct_conv(channels_first(u, dtype, into=signal), tables[0])
     else:
-        y = spectral_conv(channels_first(u, dtype), tables, signal)
+        y = spectral_conv(channels_first(u, dtype), tables[0], signal)
     return _tokens_first(y.flatten(0, 1), u)
 
 
@@ -203,8 +253,10 @@ def _empty_signal(u: Tensor, tables: Tensor) -> Tensor:
     return tables.new_empty(b, h, length) if tables.ndim == 4 else tables.new_empty(h, b, tables.shape[-1])
 
 
-def _empty_kept(tables: Tensor) -> Kept:
-    return Kept(*(tables.new_empty(0) for _ in Kept._fields))
+def _empty_kept(skip: Tensor, length: int) -> Kept:
+    """Nothing, in the dtype of the tables."""
+    dtype = skip.dtype if length <= DIRECT_LENGTH else skip.dtype.to_complex()
+    return Kept(*(skip.new_empty(0, dtype=dtype) for _ in Kept._fields))
 
 
 @s4d_forward.register_fake
@@ -212,9 +264,10 @@ def _(
     u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor, keep: bool
 ) -> tuple[Tensor, ...]:
     modes, skip = _computable(u, Modes(a_re, a_im, c_re, c_im), skip)
-    y, tables = _empty_like(u, skip.shape[0] * skip.shape[1]), _empty_tables(skip, u.shape[1])
+    y = _empty_like(u, skip.shape[0] * skip.shape[1])
     if not keep:
-        return y, *_empty_kept(tables)
+        return y, *_empty_kept(skip, u.shape[1])
+    tables = _empty_tables(skip, u.shape[1])
     return y, _empty_signal(u, tables), tables, *empty_powers(modes, u.shape[1])
 
 
@@ -224,8 +277,13 @@ def _(grad: Tensor, u: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
 
 
 @s4d_tables.register_fake
-def _(a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor, length: int) -> Tensor:
-    return _empty_tables(_computable(a_re, Modes(a_re, a_im, c_re, c_im), skip)[1], length)
+def _(
+    a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip: Tensor, length: int, form: str = "CONVOLUTION"
+) -> list[Tensor]:
+    modes, skip = _computable(a_re, Modes(a_re, a_im, c_re, c_im), skip)
+    if Form[form] is Form.CONVOLUTION:
+        return [_empty_tables(skip, length)]
+    return [table.contiguous() for table in _chunk_tables(Form[form], modes, skip, length)]
 
 
 def _empty_tables(skip: Tensor, length: int) -> Tensor:
@@ -235,8 +293,8 @@ def _empty_tables(skip: Tensor, length: int) -> Tensor:
 
 
 @s4d_apply.register_fake
-def _(u: Tensor, tables: Tensor) -> Tensor:
-    return _empty_like(u, tables.shape[0] * tables.shape[1])
+def _(u: Tensor, tables: list[Tensor]) -> Tensor:
+    return _empty_like(u, tables[0].shape[0] * tables[0].shape[1])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -285,4 +343,4 @@ def _s4d_tables_flops(a_re: Any, a_im: Any, c_re: Any, c_im: Any, skip: Any, len
 
 @register_flop_formula(torch.ops.ssm.s4d_apply)
 def _s4d_apply_flops(u: Any, tables: Any, **_: Any) -> int:
-    return 2 * u[0] * model_macs(u[1], u[2], 0, 0, tables[0]).fft
+    return 2 * u[0] * model_macs(u[1], u[2], 0, 0, tables[0][0]).fft

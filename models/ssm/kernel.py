@@ -71,6 +71,12 @@ def power_tables(modes: Modes, length: int) -> Powers:
     return Powers(_powers(doublings[bits:], -(-length // stride)), _powers(doublings[:bits].conj_physical(), stride))
 
 
+def integer_powers(modes: Modes, count: int) -> Tensor:
+    """exp(a l) for l < count, (directions, H, count, n)."""
+    powers = _powers(_doublings(modes.a_re.flatten(0, 1), modes.a_im.flatten(0, 1), count), count)
+    return powers.unflatten(0, modes.a_re.shape[:2])
+
+
 def empty_powers(modes: Modes, length: int) -> Powers:
     """`power_tables` without the numbers."""
     stride, (h, n) = _stride(length), modes.a_re.shape[1:]

@@ -13,6 +13,7 @@ from models.denoiser import require, require_choice
 from models.macs import Macs
 from models.ssm.cache import TableCache
 from models.ssm.core import model_macs, s4d, s4d_apply, s4d_tables
+from models.ssm.forms import choose
 from models.ssm.forward_mode import refuse_tangents
 from models.ssm.kernel import Modes, discretise
 
@@ -87,14 +88,14 @@ class S4D(nn.Module):
             return False
         return not (torch.is_grad_enabled() and any(x.requires_grad for x in (u, *self.parameters())))
 
-    def _cached_tables(self, u: Tensor) -> Tensor:
-        wide = u.dtype == torch.float64
+    def _cached_tables(self, u: Tensor) -> list[Tensor]:
+        wide, form = u.dtype == torch.float64, choose(u, self.state // 2)
 
-        def make() -> Tensor:
+        def make() -> list[Tensor]:
             parts = (*self.modes(), _full(self.D))
-            return s4d_tables(*(part.double() if wide else part for part in parts), u.shape[1])
+            return s4d_tables(*(part.double() if wide else part for part in parts), u.shape[1], form.name)
 
-        return self._tables.get((u.shape[1], wide), tuple(self.parameters()), make)
+        return self._tables.get((u.shape[1], wide, form), tuple(self.parameters()), make)
 
     def train(self, mode: bool = True) -> Self:
         self._tables.clear()

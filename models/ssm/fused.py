@@ -1,0 +1,102 @@
+"""The chunked form of `models.ssm.chunked` as one kernel forward and one backward: what surrounds them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from models.ssm.chunked import chunk_filters, mode_gradients
+from models.ssm.conv import diagonal_sums
+from models.ssm.fused_kernels import conv_backward_kernel, conv_kernel
+from models.ssm.kernel import Modes
+
+CHUNK = 64
+"""Tokens per chunk, C: the rows of one matrix instruction."""
+
+LEAST = 16
+"""The smallest side of a product that the matrix units take: fewer rows or modes are padded."""
+
+
+class FusedTables(NamedTuple):
+    """All that the kernels read about the parameters, in float32."""
+
+    filters: Tensor  # the taps that one chunk sees, D included, (streams, H, 2C-1)
+    modes: Tensor  # (directions, H, 5, n): Re a, Im a / 2 pi in two parts, Re 2c, Im 2c
+
+
+class Launch(NamedTuple):
+    """How a kernel is laid out for a batch."""
+
+    rows: int
+    warps: int
+
+
+def launch(batch: int, backward: bool) -> Launch:
+    """Few warps let programs share a processor; the sums of a full backward do not fit four warps' registers."""
+    rows = max(LEAST, min(64, triton.next_power_of_2(batch)))
+    return Launch(rows, 8 if backward and rows > 16 else 4)
+
+
+def padded_modes(n: int) -> int:
+    return max(LEAST, triton.next_power_of_2(n))
+
+
+def fused_tables(modes: Modes, skip: Tensor) -> FusedTables:
+    """A phase counts only modulo one turn, and l times its 16 leading bits is exact: no tap loses accuracy."""
+    turns = modes.a_im.double() / (2 * math.pi)
+    turns = turns - turns.round()
+    high = (turns * 2**16).round() / 2**16
+    parts = (modes.a_re, high, turns - high, 2 * modes.c_re, 2 * modes.c_im)
+    packed = torch.stack([part.float() for part in parts], dim=2)
+    return FusedTables(chunk_filters(modes, skip, CHUNK).contiguous(), packed)
+
+
+def fused_conv(x: Tensor, tables: FusedTables) -> Tensor:
+    """x (H, B, L) in any strides -> (streams, H, B, L) in its dtype."""
+    (h, b, length), (streams, directions) = x.shape, (len(tables.filters), len(tables.modes))
+    n, (rows, warps) = tables.modes.shape[-1], launch(b, backward=False)
+    y = x.new_empty(streams, h, b, length)
+    blocks = triton.cdiv(b, rows)
+    waiting = _scratch(x, blocks * rows, n) if directions > streams else y
+    conv_kernel[(h, blocks)](
+        *(x, tables.filters, tables.modes, y, waiting),
+        *(b, length, *x.stride(), n),
+        C=CHUNK,
+        R=rows,
+        N=padded_modes(n),
+        DIRECTIONS=directions,
+        STREAMS=streams,
+        num_warps=warps,
+    )
+    return y
+
+
+def fused_conv_backward(grad: Tensor, x: Tensor, modes: Modes, tables: FusedTables) -> tuple[Tensor, Modes, Tensor]:
+    """Gradients of x (H, B, L), of the modes and of the skip, from that of y (streams, H, B, L)."""
+    (h, b, length), (streams, directions) = x.shape, (len(tables.filters), len(tables.modes))
+    n, (rows, warps) = tables.modes.shape[-1], launch(b, backward=True)
+    grad_x = x.new_empty(x.shape)
+    products = tables.filters.new_empty(streams, h, CHUNK, CHUNK)  # x^T dy within a chunk
+    moments = tables.modes.new_empty(directions, h, 4, n)  # m0 and m1, each real then imaginary
+    conv_backward_kernel[(h,)](
+        *(x, grad, tables.filters, tables.modes, grad_x, _scratch(x, rows, n), products, moments),
+        *(b, length, *x.stride(), *grad.stride(), n),
+        C=CHUNK,
+        R=rows,
+        N=padded_modes(n),
+        DIRECTIONS=directions,
+        STREAMS=streams,
+        num_warps=warps,
+    )
+    grad_filters = torch.stack([diagonal_sums(product) for product in products])
+    m0, m1 = torch.complex(moments[:, :, 0], moments[:, :, 1]), torch.complex(moments[:, :, 2], moments[:, :, 3])
+    return grad_x, *mode_gradients(grad_filters, m0, m1, modes)
+
+
+def _scratch(x: Tensor, rows: int, n: int) -> Tensor:
+    """States between the two sweeps over a channel, (H, K, 2, N, rows): written and read while in the cache."""
+    return x.new_empty(len(x), triton.cdiv(x.shape[-1], CHUNK), 2, padded_modes(n), rows)
