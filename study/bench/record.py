@@ -14,8 +14,8 @@ from study.bench.schedule import Tell
 from study.bench.store import save, table_line
 from study.bench.suite import run_suite
 
-TINY = (("dit-tiny", "diffussm-tiny", "dis-tiny", "unet-tiny"), 8)
-SMALL = (("dit-s/2", "diffussm-s", "dis-s/2", "unet-small"), 32)
+TINY = (("dit-tiny", "diffussm-tiny", "patchssm-tiny", "dis-tiny", "unet-tiny"), 8)
+SMALL = (("dit-s/2", "diffussm-s", "patchssm-s", "dis-s/2", "unet-small"), 32)
 LENGTHS = (64, 256, 1024, 4096, 16384)
 RATIOS = (  # textbook over fast, forward and backward: join, L, D, N, batch
     ("sum", 64, 384, 64, 64),
