@@ -68,8 +68,8 @@ def run(
     directory = RunDirectory.of(config)
     state = ranks.first_alone(directory.read_state)
     if state.status is Status.DONE:
-        if config.score.metrics and ranks.world_size == 1:
-            _score_again(config, directory, holding)
+        if config.score.metrics:
+            ranks.first_alone(lambda: _score_again(config, directory, holding))
         return state
     trainer, facts = ranks.together(lambda: prepare(config))
     with ranks.on_first(holding(directory.path)):
@@ -85,7 +85,7 @@ def _score_again(config: RunConfig, directory: RunDirectory, holding: Callable[[
 
     if lacks_scores(config, directory):
         with holding(directory.path), log_file(directory.log):
-            add_scores(config, directory, prepare)
+            add_scores(config, directory, lambda config: prepare(config, ALONE))
 
 
 def _begin(config: RunConfig, directory: RunDirectory, trainer: Trainer) -> State:
@@ -139,9 +139,9 @@ def _started(directory: RunDirectory, state: State, facts: dict[str, str]) -> St
     return state
 
 
-def prepare(config: RunConfig) -> tuple[Trainer, dict[str, str]]:
+def prepare(config: RunConfig, ranks: Ranks | None = None) -> tuple[Trainer, dict[str, str]]:
     """Everything that can refuse a run, done before a single file is written; and where its results come from."""
-    ranks = current()
+    ranks = ranks or current()
     device = pick_device(config.machine.device, ranks)
     allocator = keep_freed_memory() if config.machine.keep_freed_memory else "as the system sets it"
     if config.machine.threads:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tests.study.ranked as faults
+from study.checkpoint import CheckpointFolder
 from study.compose import resolve
 from study.config import RunConfig
 from study.distributed import Ranks
@@ -184,15 +185,48 @@ def test_a_task_with_a_bad_config(config: RunConfig) -> None:
     assert state.message == "train.batch=1 is not valid with 2 ranks: must be at least one image each"
 
 
+def test_a_done_run_gets_more_scores_from_rank_0_alone(tmp_path: Path) -> None:
+    """The others wait; the numbers are those that one process gives the same samples."""
+    found = {}
+    for kept, world_size in (("true", 1), ("true", 2), ("false", 2)):
+        words = [*SMALL, f"log.save_samples={kept}", f"results={tmp_path / kept / str(world_size)}"]
+        plain = resolve(words)
+        asked = resolve([*words, "score.metrics=[swd]"])
+        assert together(2, do_run, plain) == [0, 0]
+        assert together(world_size, do_run, asked) == [0] * world_size
+        rows = [row for row in read_rows(RunDirectory.of(plain).rows) if row.metric.startswith("swd")]
+        found[kept, world_size] = [(row.metric, row.value, row.n) for row in rows]
+        assert not list(RunDirectory.of(plain).path.glob(".*.tmp"))
+    assert len(found["true", 1]) == 2  # of the samples, and of real images
+    assert found["true", 2] == found["true", 1]
+    assert [metric for metric, _, _ in found["false", 2]] == [metric for metric, _, _ in found["true", 1]]
+
+
+def torchrun(world_size: int, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={world_size}", "--standalone", "-m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.mark.parametrize("shard", ["false", "true"])
+def test_killed_under_torchrun_and_resumed_with_other_counts(
+    config: RunConfig, alone: RunDirectory, shard: str
+) -> None:
+    """A rank of two is killed, then one of four; what is left is done by one."""
+    directory, words = RunDirectory.of(config), [*SMALL, f"results={config.results}", f"machine.shard={shard}"]
+    for world_size, step, rank, saved in ((2, "3", "1", 12), (4, "6", "2", 30)):
+        done = torchrun(world_size, "tests.study.ranked", step, rank, *words)
+        assert done.returncode != 0
+        assert "Signal 9 (SIGKILL)" in done.stderr
+        assert CheckpointFolder(directory.checkpoints, directory.identity).newest_facts() is not None
+        assert directory.read_state().images <= saved + 6
+    assert run(resolve(words)).status is Status.DONE
+    assert [entry["ranks"] for entry in json.loads(directory.provenance.read_text())] == ["2", "4", "1"]
+    same_curve(directory, alone)
+
+
 def test_torchrun(tmp_path: Path, alone: RunDirectory) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    done = subprocess.run(
-        [*command, "-m", "study.run", *SMALL, f"results={tmp_path}"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = torchrun(2, "study.run", *SMALL, f"results={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("train_seconds") == 1
     assert done.stderr.count("step 8/8") == 1
