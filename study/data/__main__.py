@@ -1,18 +1,26 @@
-"""Look at the data sets: `python -m study.data list`, `python -m study.data show glyphtex32 --out sheet.png`."""
+"""Look at the data sets, embedded or on disk.
+
+python -m study.data list
+python -m study.data show glyphtex32 --out sheet.png
+python -m study.data check /data/imagenet        what lies there, and every image that cannot be used
+python -m study.data encode ...                  latents of a set on disk: --help says how
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from study.atomic import write_file
-from study.data import SPLITS, DataConfig, ImageSet, Split, dataset, datasets, load
+from study.data import COUNTS, SPLITS, DataConfig, ImageSet, Split, dataset, datasets, load
 
 ENOUGH = 200  # images that surely hold a row of every class; a smaller set is a prefix of the full one
+ROWS = 20  # classes of one sheet
 
 
 def listing() -> str:
@@ -22,7 +30,7 @@ def listing() -> str:
     ]
     for name, offer in datasets().items():
         train, heldout, reference = offer.counts
-        size = "x".join(map(str, offer.size))
+        size = "any" if offer.any_size else "x".join(map(str, offer.size))
         dials = ", ".join(f"{dial}={value}" for dial in ("texture", "stripe_period") if (value := getattr(offer, dial)))
         line = (
             f"{name:<12}{size:>8}{offer.channels:>10}{offer.classes:>9}{train:>8}{heldout:>10}{reference:>11}  {dials}"
@@ -34,7 +42,7 @@ def listing() -> str:
 def contact_sheet(images: ImageSet, columns: int = 12, height: int = 64) -> Tensor:
     """One row per class, enlarged by whole pixels: uint8 (H, W, C)."""
     rows = []
-    for label in range(images.classes):
+    for label in range(min(max(images.classes, 1), ROWS)):
         row = images.images[images.labels == label][:columns]
         missing = columns - len(row)
         row = torch.cat([row, row.new_zeros((missing, *row.shape[1:]))])
@@ -49,17 +57,21 @@ def show(config: DataConfig, split: Split, out: Path) -> str:
     """Write the contact sheet; say what was written."""
     from PIL import Image
 
-    images = load(config, split)
+    images = load(config, split).ready(ENOUGH)
+    if not isinstance(images, ImageSet):
+        raise ValueError(f"{config.name} has no pixels to show")
     sheet = contact_sheet(images)
     picture = Image.fromarray(sheet.squeeze(-1).numpy())
     write_file(out, lambda temporary: picture.save(temporary, format="PNG", optimize=True))
     return f"{out}: {split} images of {config.name}, one class per row"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m study.data", description=__doc__)
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m study.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("list", help="the sets, their shapes and default counts")
+    verbs.add_parser("list", help="the sets, their shapes and counts")
     sheet = verbs.add_parser("show", help="write a contact sheet, one row per class")
     sheet.add_argument("name")
     sheet.add_argument("--out", type=Path, required=True)
@@ -67,25 +79,56 @@ def main(arguments: list[str] | None = None) -> int:
     sheet.add_argument("--seed", type=int, default=0)
     sheet.add_argument("--texture", type=float, help="contrast of the stripes, 0 to 1 (glyphtex)")
     sheet.add_argument("--stripe-period", type=float, help="shortest period in pixels (glyphtex)")
-    given = parser.parse_args(arguments)
+    sheet.add_argument("--path", help="where a set on disk lies")
+    sheet.add_argument("--size", type=int, help="pixels along a side (sets on disk)")
+    look = verbs.add_parser("check", help="say what lies at a path, and name every image that cannot be used")
+    look.add_argument("path", type=Path)
+    look.add_argument("--as", dest="name", metavar="SET", help="a set of the list, if the path does not tell which")
+    look.add_argument("--size", type=int, help="pixels along a side that images must give, by default the set's own")
+    verbs.add_parser("encode", help="write latents of a set on disk", add_help=False)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["encode"]:
+        from study.latents.command import main as encode  # diffusers takes seconds to import
+
+        return encode(words[1:])
+    given = parser().parse_args(words)
     if given.verb == "list":
         print(listing())
         return 0
     try:
-        few = {split: min(ENOUGH, most) for split, most in zip(SPLITS, dataset(given.name).counts, strict=True)}
-        config = DataConfig(
-            name=given.name,
-            count=few["train"],
-            heldout=few["heldout"],
-            reference=few["reference"],
-            seed=given.seed,
-            texture=given.texture,
-            stripe_period=given.stripe_period,
-        )
-        print(show(config, given.split, given.out))
+        return _check(given) if given.verb == "check" else _show(given)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def _check(given: argparse.Namespace) -> int:
+    """1 if an image cannot be used."""
+    from study.data.check import check, report
+
+    lines, wrong = check(given.path, given.name, given.size)
+    print(report(lines, wrong))
+    return 1 if wrong else 0
+
+
+def _show(given: argparse.Namespace) -> int:
+    offer = dataset(given.name)
+    few = {field: min(ENOUGH, most) for field, most in zip(COUNTS, offer.counts, strict=True)}
+    counts: dict[str, Any] = {} if offer.on_disk else few
+    config = DataConfig(
+        name=given.name,
+        seed=given.seed,
+        texture=given.texture,
+        stripe_period=given.stripe_period,
+        path=given.path,
+        size=given.size,
+        **counts,
+    )
+    print(show(config, given.split, given.out))
     return 0
 
 

@@ -59,7 +59,8 @@ class Found:
 
     def settle(self, count: int | None, heldout: int | None, reference: int | None) -> tuple[int, int, int]:
         """Images per split, what is left out filled in."""
-        pool, share = (self.apart, 2) if self.apart else (self.train, 20)
+        both = self.reference is None  # held out and of the reference, they share what is kept apart
+        pool, share = (self.apart, 2 if both else 1) if self.apart else (self.train, 20)
         heldout = min(max(pool // share, 1), MOST_HELDOUT) if heldout is None else heldout
         rest = pool - heldout if self.apart else pool // 10
         most = max(rest, 1) if self.reference is None else self.reference

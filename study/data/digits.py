@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from study.data.dataset import SPLITS, DataConfig, Dataset, Split, register
 from study.data.images import to_uint8
+from study.data.splits import stratified_order
 
 POOLS = (1100, 297, 400)  # train, heldout, reference: disjoint, and together all 1797
 
@@ -25,16 +25,3 @@ def draw_digits(offer: Dataset, config: DataConfig, split: Split) -> tuple[Tenso
     chosen = stratified_order(digits.target, config.seed)[start : start + config.images(split)]
     images = torch.from_numpy(digits.images[chosen]).float()[:, None]  # 0..16
     return to_uint8(images / 8 - 1), torch.from_numpy(digits.target[chosen]).long()
-
-
-def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A permutation of which every slice has each class in proportion.
-
-    Each class is shuffled and spread evenly over (0, 1); images are taken in order of their place.
-    """
-    rng = np.random.default_rng(seed)
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
-    return np.argsort(place, kind="stable")

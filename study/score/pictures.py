@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -208,10 +208,12 @@ def of_data(config: DataConfig, split: Split) -> Pictures:
 
 
 def held_out_from(reference: Pictures, n: int) -> Pictures | None:
-    """As many real images that the reference does not hold, or all there are; None if it is not known of what."""
+    """As many real images that the reference does not hold, or all there are; None if none are known as pixels."""
     if reference.source is None:
         return None
     config, split = reference.source
+    if offered(config).latent_factor > 1:  # what a latent set holds out are latents
+        return None
     other: Split = "heldout" if split != "heldout" else "reference"
     limits = offered(config).limits
     most = n if limits is None else min(n, limits[SPLITS.index(other)])
@@ -221,7 +223,7 @@ def held_out_from(reference: Pictures, n: int) -> Pictures | None:
 
 def read_data(name: str, split: str, count: int | None) -> Pictures:
     require_choice("split", split, SPLITS)
-    asked = {} if count is None else {"count" if split == "train" else split: count}
+    asked: dict[str, Any] = {} if count is None else {"count" if split == "train" else split: count}
     return of_data(DataConfig(name, **asked), cast(Split, split))
 
 

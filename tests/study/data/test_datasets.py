@@ -16,7 +16,7 @@ from study.data import SPLITS, DataConfig, ImageSet, Split, datasets, load, regi
 from study.data.glyphs import FACES, stripes, templates
 from study.data.photos import BAND, SPLIT_BANDS
 
-NAMES = sorted(datasets())
+NAMES = sorted(name for name, offer in datasets().items() if not offer.on_disk)
 SETS = ["digits8", "glyphs16", "glyphs32", "glyphs64", "glyphtex32", "glyphtex64", "photos16", "photos32", "photos64"]
 
 

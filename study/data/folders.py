@@ -1,0 +1,111 @@
+"""Images as files below a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from study.data.listing import Entry, Listing, Read, in_order, is_image, labels_by_name
+
+TRAIN, APART = "train", ("val", "valid", "validation", "test")  # names of sub-folders that are parts, not classes
+LABELS = "dataset.json"
+
+
+def folder_listing(path: Path) -> Listing:
+    """Any folder: parts `train` and `val` if it has them; labels from `dataset.json`, or from folders below a part."""
+    if not path.is_dir():
+        raise ValueError(f"path={str(path)!r} is not valid: must be a folder of images")
+    if (path / TRAIN).is_dir():
+        kept = next((name for name in APART if (path / name).is_dir()), None)
+        return two_parts(path, path / TRAIN, None if kept is None else path / kept)
+    return in_order(path, labelled_entries(path, path), reader(path))
+
+
+def two_parts(root: Path, train: Path, apart: Path | None) -> Listing:
+    """Names relative to `root`, of which both are part."""
+    entries = list(labelled_entries(root, train))
+    if not entries:
+        raise ValueError(f"path={str(root)!r} is not valid: {train} holds no images")
+    if apart is not None:
+        kept = list(labelled_entries(root, apart, is_apart=True))
+        if kept and (kept[0].label is None) != (entries[0].label is None):
+            have, lack = (train, apart) if kept[0].label is None else (apart, train)
+            raise ValueError(f"{lack} has images without class folders, and {have} has class folders: sort it likewise")
+        entries += kept
+    return in_order(root, entries, reader(root))
+
+
+def labelled_entries(root: Path, part: Path, is_apart: bool = False) -> list[Entry]:
+    """Images below `part`, each of the class its first folder names, or that `dataset.json` says."""
+    files = list(files_below(part))
+    known = labels_file(part)
+    entries = []
+    for name, size in files:
+        full = str(PurePosixPath((part / name).relative_to(root)))
+        if known is not None:
+            if name not in known:
+                raise ValueError(f"{part / LABELS} has no label for {name}")
+            entries.append(Entry(full, size, label=known[name], apart=is_apart))
+        else:
+            folder, _, rest = name.partition("/")
+            entries.append(Entry(full, size, label=folder if rest else None, apart=is_apart))
+    if known is None and (loose := next((entry for entry in entries if entry.label is None), None)):
+        sorted_one = next((entry for entry in entries if entry.label is not None), None)
+        if sorted_one is not None:
+            raise ValueError(f"{root / loose.name} lies beside class folders such as {sorted_one.label}/")
+    return entries
+
+
+def labels_file(folder: Path) -> dict[str, int] | None:
+    file = folder / LABELS
+    if not file.is_file():
+        return None
+    try:
+        known = labels_by_name(str(file), json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+    return None if known is None else dict(known)
+
+
+def files_below(folder: Path) -> Iterator[tuple[str, int]]:
+    """(name relative to the folder, bytes) of every image; links are followed, but not in circles."""
+    yield from _walk(str(folder), "", frozenset())
+
+
+def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        raise ValueError(f"{folder} leads back to a folder it lies in")
+    with os.scandir(folder) as listed:
+        entries = sorted(listed, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
+        elif is_image(entry.name):
+            yield prefix + entry.name, _size_of(entry)
+
+
+def _size_of(entry: os.DirEntry[str]) -> int:
+    try:
+        status = entry.stat()
+    except OSError as error:
+        raise ValueError(f"{entry.path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{entry.path} is not a file: must be an image")
+    return status.st_size
+
+
+def reader(root: Path) -> Read:
+    folder = str(root)
+
+    def read(name: str, size: int, place: list[int]) -> bytes:
+        with open(os.path.join(folder, name), "rb") as file:
+            return file.read()
+
+    return read
