@@ -21,10 +21,9 @@ from study.data.files import LSUN
 from study.data.imagenet import ROOTS, SYNSET
 from study.data.listing import Listing
 from study.data.streamed import files_of
-from study.latents.files import INDEX
-from study.latents.folder import problems
 
 SHOWN = 20  # images named one by one
+LATENTS = "latents.json"  # in each part of a latent set
 AT_ONCE = 1024  # images in the hands of the threads
 
 
@@ -42,7 +41,7 @@ def guess(path: Path) -> str:
     """The data set that a path looks like."""
     if path.is_file():
         return {".zip": "zip", ".tar": "webdataset"}.get(path.suffix.lower(), "folder")
-    if (path / "train" / INDEX).is_file():
+    if (path / "train" / LATENTS).is_file():
         return "latents"
     if (path / FOLDER).is_dir() or (path / TRAIN[0]).is_file():
         return "cifar10"
@@ -72,11 +71,18 @@ def check(path: Path, name: str | None = None, size: int | None = None) -> tuple
     lines = [f"{path}: data={name}", *described(found, offer.classes)]
     files = files_of(name, path, size)
     if files is None:
-        return lines, list(problems(path)) if name == "latents" else []
+        return lines, wrong_latents(path) if name == "latents" else []
     listing, crop = files
     seen = list(looked_at(listing, crop))
     lines += [*described_files(listing), *described_sizes(seen, crop)]
     return lines, [one.complaint for one in seen if one.complaint]
+
+
+def wrong_latents(path: Path) -> list[str]:
+    """Files that are not as they were written."""
+    from study.latents.folder import problems  # it imports this package
+
+    return list(problems(path))
 
 
 def described(found: Found, usual: int) -> list[str]:
