@@ -7,13 +7,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import os
 import re
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,17 +31,14 @@ from study.diffusion import Denoise, Process, SamplerConfig, guided
 from study.draws import generator
 from study.process.guidance import check_guidance
 
-if TYPE_CHECKING:
-    from study.config import RunConfig
-    from study.run_directory import RunDirectory
-    from study.train import Trainer
-
 log = logging.getLogger(__name__)
 
 LABEL_POLICIES = ("balanced", "random")
 CPU = torch.device("cpu")
 GRID_LINE = 2  # pixels between the images of a grid
 MEANING = "meaning.json"
+IN_MEMORY = 1 << 30  # bytes of images; more are mapped from a file
+WRITTEN_AT_ONCE = 256  # images
 
 Decode = Callable[[Tensor], Tensor]
 """What the process made (B,C,H,W) -> uint8 images (B,C',H',W')."""
@@ -48,8 +48,69 @@ Tell = Callable[[float], object]
 
 
 class Samples(NamedTuple):
-    images: Tensor  # uint8 (N, C, H, W) on the CPU, grey or colour as the data are
+    images: Tensor  # uint8 (N, C, H, W) on the CPU, grey or colour as the data are; many are mapped from a file
     labels: Tensor | None  # int64 (N,); None: unconditional
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Samples of what, and how they are drawn.
+
+    `check` is called before every evaluation of the network and may raise to stop; `tell` hears how many
+    samples there are, those under way in part, at the start and after every evaluation.
+    """
+
+    denoiser: Denoiser
+    process: Process
+    sampler: SamplerConfig
+    seed: int = 0
+    labels: str = "balanced"
+    batch_size: int = 250
+    decode: Decode = to_uint8
+    check: Callable[[], object] = lambda: None
+    tell: Tell = lambda done: None
+
+    def __post_init__(self) -> None:
+        require(self.batch_size > 0, "batch_size", self.batch_size, "a positive integer")
+        require_choice("labels", self.labels, LABEL_POLICIES)
+        self.process.check_denoiser(self.denoiser.config.learn_sigma)
+        self.process.check_sampler(self.sampler)
+        check_guidance(self.denoiser.config, self.sampler)
+
+    def meaning(self) -> dict[str, Any]:
+        """What samples depend on besides their indices, as JSON."""
+        parts = {
+            "backbone": {"name": type(self.denoiser).__name__, **asdict(self.denoiser.config)},
+            "weights": weights_digest(self.denoiser),
+            "process": {"name": type(self.process).__name__, **asdict(self.process.config)},
+            "sampler": asdict(self.sampler),
+            "seed": self.seed,
+            "labels": self.labels,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(parts))
+        return plain
+
+    def batches(self, indices: range, have: Iterable[range] = ()) -> Iterator[tuple[range, Samples]]:
+        """Those of these samples that are not there yet, one batch after another."""
+        missing = _missing(indices, have, self.batch_size)
+        done = len(indices) - sum(map(len, missing))
+        self.tell(done)
+        with _evaluating(self.denoiser):
+            for part in missing:
+                yield part, self._batch(part, done)
+                done += len(part)
+
+    @torch.no_grad()
+    def _batch(self, indices: range, done: int) -> Samples:
+        config = self.denoiser.config
+        device = next(self.denoiser.parameters()).device
+        labels = labels_of(indices, config.classes, self.labels, self.seed)
+        noise = SampleNoise(indices, (config.channels, *config.size), self.seed, device)
+        steps = _Steps(self.check, self.tell, done, len(indices), self.process.calls(self.sampler))
+        denoise = steps.around(guided(self.denoiser, None if labels is None else labels.to(device), self.sampler))
+        images = self.decode(self.process.sample(denoise, noise.draw(), self.sampler, noise)).cpu()
+        require(images.dtype == torch.uint8, "images.dtype", images.dtype, "torch.uint8, from `decode`")
+        return Samples(images, labels)
 
 
 def sample(
@@ -58,40 +119,37 @@ def sample(
     sampler: SamplerConfig,
     indices: range,
     *,
-    seed: int = 0,
-    labels: str = "balanced",
-    batch_size: int = 250,
     folder: Path | None = None,
-    decode: Decode = to_uint8,
-    check: Callable[[], object] = lambda: None,
-    tell: Tell = lambda done: None,
+    **how: Any,
 ) -> Samples:
-    """The samples of these indices. With a folder, each batch is kept there as a shard and drawn only once.
+    """The samples of these indices, drawn as the fields of `Drawing` say.
 
-    `check` is called before every evaluation of the network and may raise to stop; `tell` hears how many
-    samples there are, those under way in part, at the start and after every evaluation.
+    With a folder, each batch is kept there as a shard and drawn only once.
     """
-    require(len(indices) > 0 and indices.step == 1 and indices.start >= 0, "indices", indices, "a range of 0 or more")
-    require(batch_size > 0, "batch_size", batch_size, "a positive integer")
-    require_choice("labels", labels, LABEL_POLICIES)
-    process.check_denoiser(denoiser.config.learn_sigma)
-    process.check_sampler(sampler)
-    check_guidance(denoiser.config, sampler)
+    drawing = Drawing(denoiser, process, sampler, **how)
     if folder is not None:
-        _claim(folder, meaning_of(denoiser, process, sampler, seed, labels))
-    pieces = dict(_shards(folder, indices)) if folder is not None else {}
-    with _evaluating(denoiser):
-        missing = _missing(indices, pieces, batch_size)
-        done = len(indices) - sum(map(len, missing))
-        tell(done)
-        for part in missing:
-            steps = _Steps(check, tell, done, len(part), process.calls(sampler))
-            piece = _draw(denoiser, process, sampler, part, seed, labels, decode, steps)
-            if folder is not None:
-                _write_shard(folder, part, piece)
-            pieces[part] = piece
-            done += len(part)
-    return _join(pieces, indices)
+        fill(folder, drawing, indices)
+        return load_samples(folder, indices)
+    return draw(drawing, indices)
+
+
+def draw(drawing: Drawing, indices: range) -> Samples:
+    """All of them in memory."""
+    _check_indices(indices)
+    return _join(drawing.batches(indices), indices)
+
+
+def fill(folder: Path, drawing: Drawing, indices: range) -> None:
+    """Draw what the folder lacks of these samples, one shard per batch: no more than that is ever in memory."""
+    _check_indices(indices)
+    _claim(folder, drawing.meaning())
+    have = [part for part, _ in _shards(folder, indices)]
+    for part, piece in drawing.batches(indices, have):
+        _write_shard(folder, part, piece)
+
+
+def _check_indices(indices: range) -> None:
+    require(len(indices) > 0 and indices.step == 1 and indices.start >= 0, "indices", indices, "a range of 0 or more")
 
 
 def share(count: int, worker: int, workers: int) -> range:
@@ -146,26 +204,6 @@ class _Steps:
         return watched
 
 
-def _draw(
-    denoiser: Denoiser,
-    process: Process,
-    sampler: SamplerConfig,
-    indices: range,
-    seed: int,
-    policy: str,
-    decode: Decode,
-    steps: _Steps,
-) -> Samples:
-    config = denoiser.config
-    device = next(denoiser.parameters()).device
-    labels = labels_of(indices, config.classes, policy, seed)
-    noise = SampleNoise(indices, (config.channels, *config.size), seed, device)
-    denoise = steps.around(guided(denoiser, None if labels is None else labels.to(device), sampler))
-    images = decode(process.sample(denoise, noise.draw(), sampler, noise)).cpu()
-    require(images.dtype == torch.uint8, "images.dtype", images.dtype, "torch.uint8, from `decode`")
-    return Samples(images, labels)
-
-
 @contextmanager
 def _evaluating(denoiser: Denoiser) -> Iterator[None]:
     was_training = denoiser.training
@@ -190,17 +228,34 @@ def _missing(indices: range, have: Iterable[range], batch_size: int) -> list[ran
     return parts
 
 
-def _join(pieces: dict[range, Samples], indices: range) -> Samples:
-    some = next(iter(pieces.values()))
-    images = torch.empty(len(indices), *some.images.shape[1:], dtype=torch.uint8)
-    labels = None if some.labels is None else torch.empty(len(indices), dtype=torch.int64)
-    for part, piece in pieces.items():
+def _join(pieces: Iterable[tuple[range, Samples]], indices: range, folder: Path | None = None) -> Samples:
+    """One after another put in its place; all must be there. Many need a folder on a disk with room for them."""
+    images: Tensor | None = None
+    labels: Tensor | None = None
+    parts = []
+    for part, piece in pieces:
+        if images is None:
+            images = _room((len(indices), *piece.images.shape[1:]), folder)
+            labels = None if piece.labels is None else torch.empty(len(indices), dtype=torch.int64)
         start, stop = max(part.start, indices.start), min(part.stop, indices.stop)
         here, there = (slice(start - whole.start, stop - whole.start) for whole in (indices, part))
         images[here] = piece.images[there]
         if labels is not None and piece.labels is not None:
             labels[here] = piece.labels[there]
+        parts.append(part)
+    missing = _missing(indices, parts, len(indices))
+    if missing or images is None:
+        raise ValueError(f"{folder} lacks samples {missing[0].start}..{missing[0].stop - 1}: sample them first")
     return Samples(images, labels)
+
+
+def _room(shape: tuple[int, ...], folder: Path | None) -> Tensor:
+    """uint8, in memory if they are few, else in a file without a name, which goes with its last user."""
+    if folder is None or math.prod(shape) <= IN_MEMORY:
+        return torch.empty(shape, dtype=torch.uint8)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # a full disk says so here, and later only by a signal
+        return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="r+", shape=shape))
 
 
 # Shards: `000000-000250.npz` holds samples 0 to 249 as they are; `meaning.json` says what they are samples of.
@@ -242,20 +297,6 @@ def _read_meaning(file: Path) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def meaning_of(denoiser: Denoiser, process: Process, sampler: SamplerConfig, seed: int, labels: str) -> dict[str, Any]:
-    """What samples depend on besides their indices, as JSON."""
-    parts = {
-        "backbone": {"name": type(denoiser).__name__, **asdict(denoiser.config)},
-        "weights": weights_digest(denoiser),
-        "process": {"name": type(process).__name__, **asdict(process.config)},
-        "sampler": asdict(sampler),
-        "seed": seed,
-        "labels": labels,
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(parts))
-    return plain
 
 
 def weights_digest(denoiser: Denoiser) -> str:
@@ -301,11 +342,7 @@ def _read_shard(path: Path) -> Samples | None:
 
 def load_samples(folder: Path, indices: range) -> Samples:
     """Samples that earlier calls, or several workers, left in a folder."""
-    pieces = dict(_shards(folder, indices))
-    missing = _missing(indices, pieces, len(indices))
-    if missing:
-        raise ValueError(f"{folder} lacks samples {missing[0].start}..{missing[0].stop - 1}: sample them first")
-    return _join(pieces, indices)
+    return _join(_shards(folder, indices), indices, folder)
 
 
 # What others read.
@@ -313,10 +350,22 @@ def load_samples(folder: Path, indices: range) -> Samples:
 
 def write_for_adm(path: Path, samples: Samples) -> None:
     """The batch that ADM's evaluator reads: arr_0 uint8 (N, H, W, 3), arr_1 labels if any. Grey becomes RGB."""
-    channels = samples.images.shape[1]
+    count, channels, *size = samples.images.shape
     require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB) to be an image")
-    pixels = samples.images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
-    _write_npz(path, {"arr_0": pixels} | ({} if samples.labels is None else {"arr_1": samples.labels.numpy()}))
+    pixels = (part.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy() for part in samples.images.split(WRITTEN_AT_ONCE))
+
+    def write(temporary: Path) -> None:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *size, 3)}
+                np.lib.format.write_array_header_1_0(file, header)
+                for part in pixels:
+                    file.write(part.tobytes())
+            if samples.labels is not None:
+                with archive.open("arr_1.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, samples.labels.numpy(), allow_pickle=False)
+
+    write_file(path, write)
 
 
 def write_grid(path: Path, images: Tensor, columns: int = 10, least_side: int = 32) -> None:
@@ -339,52 +388,3 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     write_file(path, write)
-
-
-def draw_samples(
-    config: RunConfig,
-    trainer: Trainer,
-    directory: RunDirectory,
-    check: Callable[[], object] = lambda: None,
-    tell: Tell = lambda done: None,
-) -> Samples:
-    """A run's samples, from its first average: the grid, and all of them as files if the run is to keep them."""
-    folder = directory.samples if config.log.save_samples else None
-    if folder is not None:
-        drop_stale(config, trainer, folder)
-    samples = draw_some(config, trainer, range(config.sample.count), folder, check, tell)
-    if folder is not None:
-        write_for_adm(folder / "adm.npz", samples)
-    if samples.images.shape[1] in (1, 3):
-        write_grid(directory.grid, samples.images[:100])
-    return samples
-
-
-def drop_stale(config: RunConfig, trainer: Trainer, folder: Path) -> None:
-    """Remove what an attempt left whose weights were others: a run has one set of samples."""
-    asked = config.sample
-    drop_others(folder, meaning_of(trainer.averages[0], trainer.process, asked.sampler, asked.seed, asked.labels))
-
-
-def draw_some(
-    config: RunConfig,
-    trainer: Trainer,
-    indices: range,
-    folder: Path | None,
-    check: Callable[[], object],
-    tell: Tell,
-) -> Samples:
-    """Those of a run's samples."""
-    with trainer.autocast():
-        return sample(
-            trainer.averages[0],
-            trainer.process,
-            config.sample.sampler,
-            indices,
-            seed=config.sample.seed,
-            labels=config.sample.labels,
-            batch_size=config.machine.sample_batch,
-            folder=folder,
-            check=check,
-            tell=tell,
-        )

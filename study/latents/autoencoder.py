@@ -72,7 +72,8 @@ def load_autoencoder(name: str, scale: float | None = None) -> Autoencoder:
     if found is None and (folder.exists() or name.startswith((".", "/"))):
         raise ConfigError(f"autoencoder={name!r} is not valid: must be a folder with config.json and weights")
     try:
-        network = AutoencoderKL.from_pretrained(str(found or name), local_files_only=found is not None)
+        local = found is not None
+        network = AutoencoderKL.from_pretrained(str(found or name), local_files_only=local, low_cpu_mem_usage=False)
     except (OSError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(f"autoencoder={name!r} cannot be loaded: {reason}") from error

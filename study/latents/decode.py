@@ -1,0 +1,27 @@
+"""From what a run's network makes to images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from models.denoiser import require
+from study.data import DataConfig, offered, to_uint8
+from study.latents.autoencoder import load_autoencoder
+from study.latents.folder import read_folder
+from study.sample import Decode
+
+AUTOENCODER = "autoencoder"
+
+
+def decoder_of(config: DataConfig, device: torch.device) -> Decode:
+    """For pixels, rounding; for latents, the autoencoder that made them, from its copy beside them."""
+    if offered(config).latent_factor == 1:
+        return to_uint8
+    path = Path(str(config.path)).expanduser()
+    plan = read_folder(path).train
+    autoencoder = load_autoencoder(str(path / AUTOENCODER), plan.scale)
+    same = autoencoder.digest() == plan.autoencoder_sha256
+    require(same, "autoencoder", str(path / AUTOENCODER), f"the one that encoded {path}: its weights are others")
+    return autoencoder.to(device).decode

@@ -1,0 +1,199 @@
+"""Latents on disk: one folder per split, whose shards are plain .npy files that are read by memory map.
+
+<folder>/plan.json            what is to be encoded, by what: every worker must mean the same
+<folder>/00012.npy            float (n, 2, 2, C, h, w): image, (as it is, mirrored), (mean, deviation)
+<folder>/00012.json           its checksum and labels; a shard without it does not exist
+<folder>/latents.json         written last: all shards, and one checksum over theirs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from study.atomic import canonical_json, sha256_of, write_file, write_json
+
+FORMAT = 1
+PLAN, INDEX, LABELS = "plan.json", "latents.json", "labels.npy"
+
+
+class LatentsError(ValueError):
+    """Latents that are not whole, not the ones expected, or damaged."""
+
+
+@dataclass(frozen=True)
+class EncodingPlan:
+    """All that the bytes of a folder depend on, and how they are cut into files."""
+
+    data: str  # what the images are
+    images_sha256: str
+    count: int
+    classes: int
+    size: tuple[int, int]  # of the latents
+    channels: int
+    factor: int  # pixels per cell along a side
+    autoencoder: str
+    autoencoder_sha256: str
+    scale: float  # by which a network sees latents multiplied
+    dtype: str = "float32"
+    shard: int = 1024  # images per file
+    batch: int = 32  # images encoded at once: rounding may depend on it
+    format: int = FORMAT
+
+    @property
+    def shards(self) -> int:
+        return math.ceil(self.count / self.shard)
+
+    def part(self, number: int) -> range:
+        """The images of one shard."""
+        return range(number * self.shard, min((number + 1) * self.shard, self.count))
+
+    @property
+    def bytes(self) -> int:
+        """On disk, but for a few small files."""
+        return self.count * 4 * self.channels * math.prod(self.size) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What is known of one file without reading it."""
+
+    number: int
+    images: int
+    sha256: str
+    labels: tuple[int, ...]
+
+
+def claim_plan(folder: Path, plan: EncodingPlan) -> None:
+    """Make the folder for these latents, or refuse one that is for others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / PLAN).exists():
+        write_json(folder / PLAN, asdict(plan))
+    found = read_plan(folder)
+    for field in fields(EncodingPlan):
+        wanted, has = getattr(plan, field.name), getattr(found, field.name)
+        if wanted != has and field.name != "autoencoder":  # the same weights may lie elsewhere
+            raise LatentsError(f"{field.name}={wanted!r} is not valid: {folder} was begun with {has!r}")
+
+
+def read_plan(folder: Path) -> EncodingPlan:
+    tree = read_json(folder / PLAN)
+    try:
+        return EncodingPlan(**{**tree, "size": tuple(tree["size"])})
+    except (TypeError, KeyError) as error:
+        raise LatentsError(f"{folder / PLAN} does not describe latents: {error}") from error
+
+
+def write_shard(folder: Path, number: int, array: np.ndarray, labels: np.ndarray) -> None:
+    """The record, with the checksum, last."""
+    path = shard_path(folder, number)
+    write_file(path, lambda temporary: save_array(temporary, array))
+    record = {"images": len(array), "sha256": sha256_of(path), "labels": labels.tolist()}
+    write_json(path.with_suffix(".json"), record)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.npy"
+
+
+def read_shard(folder: Path, number: int) -> Shard | None:
+    """The record of a shard; None if it is not there yet."""
+    path = shard_path(folder, number).with_suffix(".json")
+    if not path.exists():
+        return None
+    record = read_json(path)
+    try:
+        return Shard(number, int(record["images"]), str(record["sha256"]), tuple(map(int, record["labels"])))
+    except (KeyError, TypeError, ValueError) as error:
+        raise LatentsError(f"{path} is damaged: {error}") from error
+
+
+def conclude(folder: Path, plan: EncodingPlan) -> str:
+    """Write the index, for the last shard is there; the checksum of the whole comes back."""
+    found = [read_shard(folder, number) for number in range(plan.shards)]
+    shards = [shard for shard in found if shard is not None]
+    if len(shards) < plan.shards:
+        raise LatentsError(f"{folder} has {len(shards)} of {plan.shards} shards: encode the rest first")
+    sums = [{"file": shard_path(folder, s.number).name, "images": s.images, "sha256": s.sha256} for s in shards]
+    labels = np.array([label for shard in shards for label in shard.labels], dtype=np.int64)
+    write_file(folder / LABELS, lambda temporary: save_array(temporary, labels))
+    meaning = {key: value for key, value in asdict(plan).items() if key != "autoencoder"}
+    content = {"shards": sums, "labels_sha256": sha256_of(folder / LABELS)}
+    digest = hashlib.sha256(canonical_json({"plan": meaning, **content}).encode()).hexdigest()
+    write_json(folder / INDEX, {"sha256": digest, **content})
+    return digest
+
+
+def read_index(folder: Path) -> Mapping[str, Any]:
+    """Of latents that are all there."""
+    if not (folder / INDEX).exists():
+        state = "encoding is not finished" if (folder / PLAN).exists() else "there is no encoding"
+        raise LatentsError(f"{folder} has no {INDEX}: {state}; python -m study.data encode makes it")
+    index = read_json(folder / INDEX)
+    if not {"sha256", "labels_sha256", "shards"} <= index.keys():
+        raise LatentsError(f"{folder / INDEX} does not list latents")
+    return index
+
+
+def read_labels(folder: Path, count: int) -> np.ndarray:
+    """int64 (count,), of the first images."""
+    try:
+        labels = np.load(folder / LABELS, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise LatentsError(f"{folder / LABELS} cannot be read: {first_line(error)}") from error
+    if labels.dtype != np.int64 or labels.ndim != 1 or len(labels) < count:
+        raise LatentsError(f"{folder / LABELS} is {labels.dtype} {labels.shape}: must be int64, one per image")
+    return labels[:count]
+
+
+def open_shard(folder: Path, plan: EncodingPlan, number: int) -> np.memmap:
+    """A memory map of one shard, (n, 2, 2, C, h, w); nothing is read yet."""
+    path = shard_path(folder, number)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise LatentsError(f"{path} cannot be read: {first_line(error)}") from error
+    expected = (len(plan.part(number)), 2, 2, plan.channels, *plan.size)
+    if array.shape != expected or array.dtype != np.dtype(plan.dtype):
+        raise LatentsError(f"{path} is {array.dtype} {array.shape}: must be {plan.dtype} {expected}")
+    return array
+
+
+def damaged(folder: Path) -> Iterator[str]:
+    """One line for every file that is not as it was written."""
+    plan, index = read_plan(folder), read_index(folder)
+    listed = {str(each["file"]): str(each["sha256"]) for each in index["shards"]}
+    paths = [shard_path(folder, number) for number in range(plan.shards)]
+    for path in [*paths, folder / LABELS]:
+        if not path.exists():
+            yield f"{path} is missing"
+        elif sha256_of(path) != (index["labels_sha256"] if path.name == LABELS else listed.get(path.name)):
+            yield f"{path} is damaged: its checksum is not the one recorded"
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "damaged")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LatentsError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise LatentsError(f"{path} is damaged: {error}") from error
+    if not isinstance(tree, dict):
+        raise LatentsError(f"{path} is damaged: must be a mapping")
+    return tree

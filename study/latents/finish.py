@@ -1,0 +1,57 @@
+"""What a latent set needs beside its latents: real images to be compared with, and the autoencoder that decodes."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from study.atomic import remove_leftovers
+from study.data import DataConfig, load, to_uint8
+from study.latents.autoencoder import Autoencoder
+from study.latents.decode import AUTOENCODER
+from study.latents.encode import CLAIMS, POLL
+from study.latents.folder import RECORD, write_reference
+from study.lease import take
+
+BATCH = 64  # reference images read at once
+
+
+def finish(out: Path, config: DataConfig, autoencoder: Autoencoder) -> None:
+    """By whichever worker comes first; the others wait."""
+    while not (out / RECORD).exists():
+        lease = take(out / CLAIMS / "reference", on_loss=lambda: None)
+        if lease is None:
+            time.sleep(POLL)
+            continue
+        with lease:
+            if not (out / RECORD).exists():
+                _copy_autoencoder(out / AUTOENCODER, autoencoder)
+                _copy_reference(out, config)
+    shutil.rmtree(out / CLAIMS, ignore_errors=True)
+    remove_leftovers(out)
+
+
+def _copy_autoencoder(folder: Path, autoencoder: Autoencoder) -> None:
+    if folder.exists():  # of a killed worker: maybe half of it
+        shutil.rmtree(folder)
+    cast(Any, autoencoder.network).save_pretrained(str(folder), safe_serialization=True)
+    for file in folder.iterdir():  # as readable as the folder: stores are shared
+        file.chmod(folder.stat().st_mode & 0o666)
+
+
+def _copy_reference(out: Path, config: DataConfig) -> None:
+    source = load(config, "reference")
+    labels = source.labels.tolist() if source.classes else [0] * len(source)
+
+    def batches() -> Iterator[np.ndarray]:
+        for start in range(0, len(source), BATCH):
+            index = torch.arange(start, min(start + BATCH, len(source)))
+            yield to_uint8(source.batch(index)).numpy()  # exactly the bytes it was made of
+
+    write_reference(out, batches(), (len(source), *source.shape), labels)
