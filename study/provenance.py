@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("torch", "numpy", "hydra-core", "safetensors", "scikit-learn", "matplotlib")
+PACKAGES = ("torch", "numpy", "hydra-core", "safetensors", "scikit-learn", "matplotlib", "pillow")
 
 SNAPSHOT = "snapshot.json"
 """Beside a copy of the packages: `git_state` of what was copied."""
