@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.compute import at_equal_compute
-from analysis.figures.points import is_higher_better
 from analysis.published import published
 from analysis.render import table
 from analysis.rows import FINISHED, CannotShowError, Rows
 from study.comparison import Cell, Estimate, Metric, Study, differences, mean_of, read_plan, spread
+from study.results import is_higher_better
 from study.stats import holm, minimum_detectable_difference, pareto_front, t_quantile, two_sided_p
 
 ALPHA = 0.05

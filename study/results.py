@@ -15,6 +15,13 @@ from typing import Any
 
 from study.atomic import write_text
 
+HIGHER_IS_BETTER = ("is", "precision", "recall", "density", "coverage", "agreement", "images_per_second")
+
+
+def is_higher_better(metric: str) -> bool:
+    """By a metric's first word, as in `agreement_digits8@100`, or its whole name; of all others less is better."""
+    return metric in HIGHER_IS_BETTER or metric.split("@")[0].split("_")[0] in HIGHER_IS_BETTER
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:

@@ -25,15 +25,11 @@ from analysis.style import (
     wrapped,
 )
 from study.comparison import Cell, Estimate, Metric, differences, mean_of, spread
+from study.results import is_higher_better
 from study.stats import pareto_front, t_quantile
 
 MOST = 40  # points in one figure
 FEW = 16  # points that can all be named
-HIGHER_IS_BETTER = ("is", "precision", "recall", "density", "coverage", "agreement")
-
-
-def is_higher_better(metric: str) -> bool:
-    return metric.split("@")[0].split("_")[0] in HIGHER_IS_BETTER
 
 
 def better(metric: str) -> str:

@@ -17,7 +17,6 @@ from analysis.figures.points import (
     FEW,
     better,
     draw_points,
-    is_higher_better,
     name_points,
     noise_words,
     placed_by,
@@ -37,6 +36,7 @@ from analysis.style import (
 )
 from study import stats
 from study.comparison import Cell, Metric, spread
+from study.results import is_higher_better
 
 
 @drawing

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.points import better, is_higher_better
+from analysis.figures.points import better
 from analysis.rows import CannotShowError
 from analysis.style import FAINT, GREY, canvas, caption, colour, drawing, plain_log
+from study.results import is_higher_better
 
 NOTHING = "No search was run yet: a sweep file with a search block, such as sweeps/tune_lr.yaml, runs one."
 

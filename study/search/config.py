@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from study.results import is_higher_better
 from study.strict import ConfigError, convert, from_tree, nearest, to_tree
 
 Direction = Literal["minimize", "maximize"]
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "grid", "random")
 PRUNERS = ("none", "median", "hyperband", "wilcoxon")
 SINGLE = ("cmaes",)  # samplers of one objective
-HIGHER_IS_BETTER = ("is", "precision", "recall", "density", "coverage", "agreement", "images_per_second")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +128,7 @@ def _check_direction(metric: str, direction: Any, found: Mapping[str, Direction]
 
 def _usual(metric: str) -> Direction:
     """The direction in which a metric is better."""
-    better = metric in HIGHER_IS_BETTER or metric.split("_")[0] in HIGHER_IS_BETTER
-    return "maximize" if better else "minimize"
+    return "maximize" if is_higher_better(metric) else "minimize"
 
 
 def _at_least(name: str, value: int, least: int) -> None:
