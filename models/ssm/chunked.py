@@ -130,8 +130,8 @@ def leaving_states(grads: Tensor, mirror: ChunkTables, way: int) -> Tensor:
 def _carried(rows: Tensor, into: Tensor, carry: Tensor, later: bool) -> Tensor:
     """h_{i+1} = carry h_i + x_i P over the chunks, or from the last of them."""
     b, count = rows.shape[1:3]
-    added = torch.bmm(rows.flatten(1, 2), _real(into).to(rows.dtype)).unflatten(1, (b, count))
-    added = torch.view_as_complex(added.to(into.real.dtype).unflatten(-1, (-1, 2)))  # (H, B, K, n)
+    added = _wide_product(rows.flatten(1, 2), _real(into).to(rows.dtype)).unflatten(1, (b, count))
+    added = _complex(added, into)  # (H, B, K, n)
     states = torch.zeros_like(added)
     for here, following in pairwise(range(count)[:: -1 if later else 1]):
         torch.addcmul(added[:, :, here], carry, states[:, :, here], out=states[:, :, following])
@@ -169,7 +169,15 @@ def join(y: Tensor, like: Tensor) -> Tensor:
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """The sum over batch and chunks of (H, B, K, p) and (H, B, K, q), (H, p, q)."""
-    return torch.bmm(left.flatten(1, 2).mT, right.flatten(1, 2))
+    return _wide_product(left.flatten(1, 2).mT, right.flatten(1, 2))
+
+
+def _wide_product(left: Tensor, right: Tensor) -> Tensor:
+    """Factors in half precision, their product not: float32 at least."""
+    if left.is_cuda and left.dtype in (torch.bfloat16, torch.float16):
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    wide = torch.promote_types(left.dtype, torch.float32)
+    return torch.bmm(left.to(wide), right.to(wide))
 
 
 def _ways(stream: int, tables: ChunkTables) -> list[int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from models.macs import Macs, real_fft
+from models.ssm import forms
 from models.ssm.chunked import ChunkTables, chunk_length, chunk_tables, chunked_conv, chunked_conv_backward
 from models.ssm.conv import (
     causal_conv,
@@ -26,7 +27,7 @@ from models.ssm.conv import (
     two_sided_backward,
     two_way_conv,
 )
-from models.ssm.forms import Form, choose
+from models.ssm.forms import Form
 from models.ssm.forward_mode import refuse_tangents
 from models.ssm.kernel import (
     Modes,
@@ -62,7 +63,7 @@ def s4d(u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip:
     inputs = (u, a_re, a_im, c_re, c_im, skip)
     refuse_tangents("ssm::s4d", *inputs)
     # A CPU has memory to spare and no time; an accelerator the reverse.
-    keeps = u.device.type == "cpu" and choose(u, a_re.shape[-1]) is Form.CONVOLUTION
+    keeps = u.device.type == "cpu" and forms.choose(u, a_re.shape[-1]) is Form.CONVOLUTION
     keep = keeps and torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     y: Tensor = s4d_forward(*inputs, keep)[0]
     return y
@@ -84,7 +85,7 @@ def s4d_forward(
     """`s4d` and, if `keep`, the intermediate results of `Kept`."""
     with torch.autocast(u.device.type, enabled=False):
         modes, skip = _computable(u, Modes(a_re, a_im, c_re, c_im), skip)
-        form = choose(u, a_re.shape[-1])
+        form = forms.choose(u, a_re.shape[-1])
         if form is not Form.CONVOLUTION:
             return _convolve(u, _chunk_tables(form, modes, skip, u.shape[1])), *_empty_kept(skip, u.shape[1])
         powers = power_tables(modes, u.shape[1])
@@ -113,7 +114,7 @@ def s4d_backward(
     with torch.autocast(u.device.type, enabled=False):
         given = (a_re, a_im, c_re, c_im, skip)
         modes, skip = _computable(u, Modes(*given[:4]), skip)
-        form = choose(u, a_re.shape[-1])
+        form = forms.choose(u, a_re.shape[-1])
         if form is not Form.CONVOLUTION:
             return _chunk_backward(form, grad, u, modes, skip, given)
         powers = Powers(coarse, fine)

@@ -25,7 +25,7 @@ class FusedTables(NamedTuple):
     """All that the kernels read about the parameters, in float32."""
 
     filters: Tensor  # the taps that one chunk sees, D included, (streams, H, 2C-1)
-    modes: Tensor  # (directions, H, 5, n): Re a, Im a / 2 pi in two parts, Re 2c, Im 2c
+    modes: Tensor  # (directions, H, 7, n): Re a, Im a / 2 pi in two parts, 2c, exp(a C)
 
 
 class Launch(NamedTuple):
@@ -46,11 +46,15 @@ def padded_modes(n: int) -> int:
 
 
 def fused_tables(modes: Modes, skip: Tensor) -> FusedTables:
-    """A phase counts only modulo one turn, and l times its 16 leading bits is exact: no tap loses accuracy."""
+    """A phase counts only modulo one turn, and l times its 16 leading bits is exact: no tap loses accuracy.
+
+    Nor does the carry, which errs once per chunk: it is made in float64.
+    """
     turns = modes.a_im.double() / (2 * math.pi)
     turns = turns - turns.round()
     high = (turns * 2**16).round() / 2**16
-    parts = (modes.a_re, high, turns - high, 2 * modes.c_re, 2 * modes.c_im)
+    carry = torch.exp(torch.complex(modes.a_re.double(), 2 * math.pi * turns) * CHUNK)
+    parts = (modes.a_re, high, turns - high, 2 * modes.c_re, 2 * modes.c_im, carry.real, carry.imag)
     packed = torch.stack([part.float() for part in parts], dim=2)
     return FusedTables(chunk_filters(modes, skip, CHUNK).contiguous(), packed)
 

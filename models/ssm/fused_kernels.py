@@ -18,7 +18,7 @@ import triton.language as tl
 def conv_kernel(
     x,  # (H, B, L)
     filters,  # (STREAMS, H, 2C-1)
-    modes,  # (DIRECTIONS, H, 5, n)
+    modes,  # (DIRECTIONS, H, 7, n)
     y,  # (STREAMS, H, B, L)
     waiting,  # (H, K, 2, N, rows): the states of the second direction, if it shares the first one's stream
     B,
@@ -44,11 +44,11 @@ def conv_kernel(
     held = 2 * N * tl.num_programs(1) * R  # per chunk
 
     if DIRECTIONS == 2:
-        mode = modes + (channels + channel) * 5 * n
+        mode = modes + (channels + channel) * 7 * n
         into = _stacked_powers(mode, n, token, N).to(tile)
         out_re, out_im = _weighed_powers(mode, n, C - token, N)
         out_re, out_im = out_re.to(tile), out_im.to(tile)
-        carry_re, carry_im = _power(mode, n, C, N)
+        carry_re, carry_im = _carry(mode, n, N)
         state_re, state_im = tl.zeros((N, R), tl.float32), tl.zeros((N, R), tl.float32)
         if STREAMS == 2:
             matrix = _toeplitz(filters + (channels + channel) * (2 * C - 1), C).to(tile)
@@ -66,15 +66,15 @@ def conv_kernel(
             state_re, state_im = _advance(state_re, state_im, carry_re, carry_im, into, t)
         tl.debug_barrier()
 
-    mode = modes + channel * 5 * n
+    mode = modes + channel * 7 * n
     into = _stacked_powers(mode, n, C - 1 - token, N).to(tile)
     out_re, out_im = _weighed_powers(mode, n, 1 + token, N)
     out_re, out_im = out_re.to(tile), out_im.to(tile)
-    carry_re, carry_im = _power(mode, n, C, N)
+    carry_re, carry_im = _carry(mode, n, N)
     state_re, state_im = tl.zeros((N, R), tl.float32), tl.zeros((N, R), tl.float32)
     matrix = _toeplitz(filters + channel * (2 * C - 1), C).to(tile)
     if DIRECTIONS > STREAMS:
-        mode = modes + (channels + channel) * 5 * n
+        mode = modes + (channels + channel) * 7 * n
         late_re, late_im = _weighed_powers(mode, n, C - token, N)
         late_re, late_im = late_re.to(tile), late_im.to(tile)
     for chunk in range(count):
@@ -94,7 +94,7 @@ def conv_backward_kernel(
     x,  # (H, B, L)
     grad,  # (STREAMS, H, B, L)
     filters,  # (STREAMS, H, 2C-1)
-    modes,  # (DIRECTIONS, H, 5, n)
+    modes,  # (DIRECTIONS, H, 7, n)
     grad_x,  # (H, B, L)
     adjoints,  # (H, K, 2, N, R): g, before it is needed from the other end
     products,  # (STREAMS, H, C, C): sum of x dy^T, input token first
@@ -159,13 +159,13 @@ def _one_way_backward(
     alone: tl.constexpr = WAY < STREAMS  # else another direction has seen to this stream's taps
     steps_in = token if WAY else C - 1 - token
     steps_out = C - token if WAY else 1 + token
-    mode = modes + (WAY * channels + channel) * 5 * n
+    mode = modes + (WAY * channels + channel) * 7 * n
     dy = grad + stream * grad_stream
     gather = _stacked_powers(mode, n, steps_out, N).to(tile)
     take = _stacked_powers(mode, n, steps_in, N).to(tile)
     emit_re, emit_im = _weighed_powers(mode, n, steps_in, N)
     emit_re, emit_im = emit_re.to(tile), emit_im.to(tile)
-    carry_re, carry_im = _power(mode, n, C, N)
+    carry_re, carry_im = _carry(mode, n, N)
     matrix = tl.trans(_toeplitz(filters + (stream * channels + channel) * (2 * C - 1), C)).to(tile)
     product = tl.zeros((C, C), tl.float32)
     read_re, read_im = tl.zeros((C, N), tl.float32), tl.zeros((C, N), tl.float32)
@@ -263,11 +263,11 @@ def _weighed_powers(mode, n, steps, N: tl.constexpr):
 
 
 @triton.jit
-def _power(mode, n, steps, N: tl.constexpr):
-    """exp(a l) for one l, (N, 1) each."""
+def _carry(mode, n, N: tl.constexpr):
+    """exp(a C), (N, 1) each."""
     j = tl.arange(0, N)[:, None]
-    steps = tl.full((1, 1), steps, tl.float32)
-    return _wave(mode, n, j, steps, 0.0), _wave(mode, n, j, steps, 0.25)
+    re = tl.load(mode + 5 * n + j, mask=j < n, other=0.0)
+    return re, tl.load(mode + 6 * n + j, mask=j < n, other=0.0)
 
 
 @triton.jit

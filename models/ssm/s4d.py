@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from models.denoiser import require, require_choice
 from models.macs import Macs
+from models.ssm import forms
 from models.ssm.cache import TableCache
 from models.ssm.core import model_macs, s4d, s4d_apply, s4d_tables
-from models.ssm.forms import choose
 from models.ssm.forward_mode import refuse_tangents
 from models.ssm.kernel import Modes, discretise
 
@@ -89,7 +89,7 @@ class S4D(nn.Module):
         return not (torch.is_grad_enabled() and any(x.requires_grad for x in (u, *self.parameters())))
 
     def _cached_tables(self, u: Tensor) -> list[Tensor]:
-        wide, form = u.dtype == torch.float64, choose(u, self.state // 2)
+        wide, form = u.dtype == torch.float64, forms.choose(u, self.state // 2)
 
         def make() -> list[Tensor]:
             parts = (*self.modes(), _full(self.D))

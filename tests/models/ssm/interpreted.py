@@ -1,0 +1,124 @@
+"""The Triton kernels on a CPU, in float32: run by `test_fused.py` where TRITON_INTERPRET is set before any import.
+
+The interpreter's product of bf16 tiles is wrong, so half precision is left to `benchmarks/gpu.py` on a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from benchmarks.exactness import LENGTHS, Case, computed, errors, excess, forced, problem, textbook
+from models.ssm.forms import Form
+from models.ssm.s4d import S4D
+from tests.models.ssm.test_core import LAYOUTS
+
+assert os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@pytest.fixture(autouse=True)
+def poisoned() -> Iterator[None]:
+    """Memory that nobody has written holds NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def found(case: Case) -> list[str]:
+    p = problem(case, torch.float32)
+    return excess(errors(Form.FUSED, p, textbook(p)), torch.float32)
+
+
+def test_memory_is_poisoned() -> None:
+    assert torch.empty(3).isnan().all()
+    assert torch.ones(3).new_empty(2, 2).isnan().all()
+
+
+@pytest.mark.parametrize(("directions", "streams"), LAYOUTS)
+@pytest.mark.parametrize("length", LENGTHS[:4])
+def test_short_sequences(length: int, directions: int, streams: int) -> None:
+    assert found(Case(length, directions=directions, streams=streams)) == []
+
+
+LONG = [
+    Case(1024, 1, 3, 4, 2, 2),
+    Case(1024, 1, 1, 32, 2, 1),
+    Case(4096, 1, 1, 32, 2, 1),
+    Case(16384, 1, 1, 4, 1, 1),
+]
+
+
+@pytest.mark.parametrize("case", LONG, ids=str)
+def test_long_sequences(case: Case) -> None:
+    assert found(case) == []
+
+
+@pytest.mark.parametrize("batch", [1, 17, 64, 70])
+@pytest.mark.parametrize("modes", [1, 20])
+def test_any_batch_and_state(batch: int, modes: int) -> None:
+    """Blocks of 16, 32 and 64 rows, one of them and several; padded modes and not."""
+    assert found(Case(70, batch, 1, modes, 2, 1)) == []
+
+
+@pytest.mark.parametrize("held", ["channels first", "expanded", "every other token"])
+def test_strides(held: str) -> None:
+    """The kernels read any strides: the operator copies what is not held channels first, so they are asked directly."""
+    p = problem(Case(70), torch.float32)
+    x, D = p.inputs[0], p.inputs[-1]
+    odd = {
+        "channels first": x.mT.contiguous().mT,
+        "expanded": x[:1].expand_as(x),
+        "every other token": x.repeat_interleave(2, dim=1)[:, ::2],
+    }[held]
+    from models.ssm import fused
+    from models.ssm.kernel import discretise
+
+    log_dt, a_re, a_im, c_re, c_im = p.inputs[1:6]
+    modes = discretise(log_dt, (a_re, a_im), (c_re, c_im), "zoh")
+    tables, views = fused.fused_tables(modes, D), (odd.permute(2, 0, 1), odd.permute(2, 0, 1).clone())
+    plain = views[1].contiguous()
+    assert torch.equal(fused.fused_conv(views[0], tables), fused.fused_conv(plain, tables))
+    dy = p.dy.permute(2, 0, 1).unflatten(0, D.shape)
+    for strided in (dy, dy.contiguous()):
+        for got, wanted in zip(
+            _flat(fused.fused_conv_backward(strided, views[0], modes, tables)),
+            _flat(fused.fused_conv_backward(dy.contiguous(), plain, modes, tables)),
+            strict=True,
+        ):
+            assert torch.equal(got, wanted)
+
+
+def _flat(gradients: tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]) -> list[torch.Tensor]:
+    return [gradients[0], *gradients[1], gradients[2]]
+
+
+def test_the_same_every_time() -> None:
+    p = problem(Case(130, 20), torch.float32)
+    with forced(Form.FUSED):
+        for first, second in zip(computed(p), computed(p), strict=True):
+            assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("join", ["sum", "concat"])
+def test_evaluating_with_kept_tables(join: str) -> None:
+    layer, u = S4D(3, 8, join=join).eval(), torch.randn(2, 70, 3)
+    with torch.no_grad():
+        expected = layer(u)
+        with forced(Form.FUSED):
+            torch.testing.assert_close(layer(u), expected, rtol=0, atol=5e-6 * expected.abs().max().item())
+
+
+def test_a_fast_decay_and_a_fast_phase() -> None:
+    """Modes that are gone within a chunk, and ones that turn by nearly a half per step."""
+    layer, u = S4D(2, 64, init="real", dt_min=5, dt_max=10), torch.randn(2, 70, 2)
+    fast = S4D(2, 64, init="inv", dt_min=0.1, dt_max=0.1)
+    for module in (layer, fast):
+        with torch.no_grad():
+            expected = module.double()(u.double())
+            module.float()
+            with forced(Form.FUSED):
+                actual = module(u)
+        assert (actual - expected).norm() < 2e-5 * expected.norm()
