@@ -14,7 +14,7 @@ from study.train import VALIDATION_SEED, Trainer, Validation
 
 COST_PROTOCOL = "cost-1"  # 1 MAC is one multiply-accumulate; training is 3 forward passes of 2 operations per MAC
 SPEED_PROTOCOL = "speed-1"  # wall-clock training, without validation and checkpoints: compare on one machine only
-PROVENANCE = ("commit", "dirty", "torch", "device", "cpu", "threads", "ranks", "precision", "allocator")
+PROVENANCE = ("commit", "dirty", "torch", "device", "cpu", "threads", "ranks", "precision", "allocator", "train_data")
 
 
 def run_rows(
