@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
@@ -11,8 +11,10 @@ from models.denoiser import DenoiserConfig
 from study.config import RunConfig, backbone_name
 from study.cost.memory import training_memory
 from study.cost.summary import parameters
-from study.data import offered
+from study.data import DataConfig, offered
 from study.diffusion import FlowConfig, GaussianConfig, SamplerConfig, make_process
+from study.latents.files import bytes_of
+from study.stated_speed import StatedSpeed
 
 GUESSED_GMACS_PER_SECOND = 12.0  # of one CPU thread, forward and backward: what small backbones reach on AVX2
 FLOAT = 4  # bytes
@@ -29,7 +31,7 @@ class Cost:
     train_pflops: float
     work: float  # GMACs in all: training, validation and sampling
     seconds: float
-    disk: float  # bytes
+    disk: float  # bytes, of its own folder
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,15 @@ class Speed:
         return told + (f"; other backbones' speed for {', '.join(others)}" if others else "")
 
 
-def estimate(config: RunConfig, speed: Speed) -> Cost:
+def estimate(config: RunConfig, speed: Speed | StatedSpeed) -> Cost:
     gmacs = _macs(config.backbone) / 1e9
     work = gmacs * _forward_passes(config)
     params = count_parameters(config.backbone)
     copies = 3 + len(config.train.ema)  # weights, two moments, averages
     kept = CHECKPOINTS + (config.train.images // config.log.keep_every if config.log.keep_every else 0)
-    height, width = offered(config.data).size
-    samples = config.sample.count * height * width * 3 if config.log.save_samples else 0
+    offer = offered(config.data)
+    height, width = (side * offer.latent_factor for side in offer.size)
+    samples = 2 * config.sample.count * height * width * 3 if config.log.save_samples else 0  # shards, ADM's batch
     return Cost(
         params=params,
         gmacs=gmacs,
@@ -75,6 +78,20 @@ def estimate(config: RunConfig, speed: Speed) -> Cost:
         seconds=work / speed.of(backbone_name(config.backbone)),
         disk=kept * copies * params * FLOAT + samples + SMALL_FILES,
     )
+
+
+def latent_bytes(configs: Iterable[RunConfig]) -> int:
+    """Of the latents that runs are trained on, each set once."""
+    sets = {config.data for config in configs if offered(config.data).latent_factor > 1}
+    return sum(_latent_bytes(data) for data in sets)
+
+
+def _latent_bytes(data: DataConfig) -> int:
+    offer = offered(data)
+    images = data.images("train") + data.images("heldout")
+    height, width = offer.size
+    reference = data.images("reference") * height * width * offer.latent_factor**2 * 3
+    return bytes_of(images, offer.channels, offer.size, FLOAT) + reference
 
 
 def _forward_passes(config: RunConfig) -> float:

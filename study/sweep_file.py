@@ -13,29 +13,35 @@ Here everything is checked that needs no backbone; `study.plan` checks the rest.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from study.atomic import canonical_json
 from study.launch.config import LauncherConfig, LocalConfig, SlurmConfig, launcher_from, launcher_tree
 from study.marked_yaml import Keys, Marked, dump_yaml, parse_marked, read_marked
 from study.search.config import SearchConfig, search_from, search_tree
 from study.search.space import Distribution, choices, parse_distribution
+from study.stated_speed import StatedSpeed, stated_speed_from, stated_speed_tree
 from study.strict import ConfigError, nearest, unknown_key
 from study.sweep_words import with_words
 
-KEYS = ("defaults", "overrides", "axes", "zip", "where", "exclude", "match", "baseline", "launcher", "search", "tuned")
+if TYPE_CHECKING:  # it reads torch, for which other sweeps need not wait
+    from study.bench.block import BenchConfig
+
+POINTS = ("defaults", "overrides", "axes", "zip", "where", "exclude", "match", "baseline")
+KEYS = (*POINTS, "launcher", "throughput", "search", "tuned", "bench")
 REPLICATES = ("seed", "seeds.data", "seeds.noise", "seeds.init")
 """Axes whose points are repetitions of one another, to be averaged over."""
 
-UNSEARCHED = ("zip", "where", "exclude", "match", "baseline")
+UNSEARCHED = ("zip", "where", "exclude", "match", "baseline", "bench")
 """Sections that arrange points listed beforehand, of which a search has none."""
 
 RESERVED = ("runs",)  # names taken in the results folder
 
 Value = Any  # what YAML can write, but no mapping
+Block = TypeVar("Block")
 Condition = Mapping[str, tuple[Value, ...]]
 """Holds at a point whose value of every key is among those listed."""
 
@@ -67,9 +73,11 @@ class Sweep:
     match: Mapping[str, Any] | None = None
     baseline: Mapping[str, Value] = field(default_factory=dict)
     launcher: LauncherConfig = field(default_factory=LocalConfig)
+    throughput: StatedSpeed | None = None  # what a plan's hours rest on, if not on this machine's records
     search: SearchConfig | None = None
     space: Mapping[str, Distribution] = field(default_factory=dict)  # where a search looks, by key
     tuned: str = ""  # a search whose best values of each point's family are taken
+    bench: BenchConfig | None = None  # how the points' networks are timed, which are then not trained
     source: Marked = field(default_factory=lambda: Marked("the sweep", {}), compare=False)
 
     @property
@@ -118,8 +126,10 @@ def to_yaml(sweep: Sweep) -> str:
         "match": sweep.match,
         "baseline": dict(sweep.baseline),
         "launcher": launcher_tree(sweep.launcher),
+        "throughput": stated_speed_tree(sweep.throughput) if sweep.throughput else None,
         "search": search_tree(sweep.search) if sweep.search else None,
         "tuned": sweep.tuned,
+        "bench": _bench_tree(sweep.bench) if sweep.bench else None,
     }
     comment = "".join(f"# {line}\n" for line in sweep.question.splitlines())
     filled = {key: value for key, value in tree.items() if value}
@@ -188,9 +198,11 @@ class _Reader:
             match=self._mapping(("match",)) or None,
             baseline=self._values(("baseline",)),
             launcher=self._launcher(),
+            throughput=self._throughput(),
             search=search,
             space=space,
             tuned=self._tuned(),
+            bench=self._bench(),
             source=self.marked,
         )
         self._check_axes(sweep)
@@ -247,11 +259,22 @@ class _Reader:
         for section in UNSEARCHED:
             if section in self.marked.tree:
                 raise self._error((section,), f"{section}: does not go with search, whose points are not known before")
+        return self._block("search", search_from)
+
+    def _bench(self) -> BenchConfig | None:
+        if "bench" not in self.marked.tree:
+            return None
+        from study.bench.block import bench_from
+
+        return self._block("bench", bench_from)
+
+    def _block(self, name: str, read: Callable[[Any], Block]) -> Block:
+        """A section with a config of its own; its complaints begin with the key that they are about."""
         try:
-            return search_from(self._at(("search",)))
+            return read(self._at((name,)))
         except ConfigError as error:
-            named = re.match(r"search\.(\w+)", str(error))
-            raise self._error(("search", named[1]) if named else ("search",), str(error)) from error
+            named = re.match(rf"(?:unknown key )?{name}\.(\w+)", str(error))
+            raise self._error((name, named[1]) if named else (name,), str(error)) from error
 
     def _tuned(self) -> str:
         name = self._at(("tuned",))
@@ -361,6 +384,19 @@ class _Reader:
             return LocalConfig() if given is None else launcher_from(given)
         except ConfigError as error:
             raise self._error(("launcher",), str(error)) from error
+
+    def _throughput(self) -> StatedSpeed | None:
+        given = self._at(("throughput",))
+        try:
+            return None if given is None else stated_speed_from(given)
+        except ConfigError as error:
+            raise self._error(("throughput",), str(error)) from error
+
+
+def _bench_tree(bench: BenchConfig) -> dict[str, Any]:
+    from study.bench.block import bench_tree
+
+    return bench_tree(bench)
 
 
 def _as_axis(distribution: Distribution) -> Value:

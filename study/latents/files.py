@@ -58,7 +58,12 @@ class EncodingPlan:
     @property
     def bytes(self) -> int:
         """On disk, but for a few small files."""
-        return self.count * 4 * self.channels * math.prod(self.size) * np.dtype(self.dtype).itemsize
+        return bytes_of(self.count, self.channels, self.size, np.dtype(self.dtype).itemsize)
+
+
+def bytes_of(count: int, channels: int, size: tuple[int, int], each: int) -> int:
+    """Mean and deviation of every image and of its mirror image, each number taking that many bytes."""
+    return count * 4 * channels * math.prod(size) * each
 
 
 @dataclass(frozen=True)
