@@ -109,12 +109,20 @@ class MachineConfig:
     compile: bool = False
     checkpoint_activations: bool = False  # recompute each block in the backward pass: less memory, a third slower
     shard: bool = False  # of several ranks each has only a part of weights, averages and moments (FSDP2): less memory
+    write_behind: bool = True  # write checkpoints while training goes on: a copy of one in the host's memory
+    peak_tflops: float = 0.0  # of one device in this precision, if you know: utilisation (MFU) is a share of that
+    measure_peak: bool = False  # measure it at the start instead, a few seconds long
     keep_freed_memory: bool = True  # glibc only
 
     def __post_init__(self) -> None:
         require(self.threads >= 0, "threads", self.threads, "0 (as PyTorch chooses) or more")
         require(self.micro_batch >= 0, "micro_batch", self.micro_batch, "0 (the whole batch) or more")
         require(self.sample_batch > 0, "sample_batch", self.sample_batch, "a positive integer")
+        known = math.isfinite(self.peak_tflops) and self.peak_tflops >= 0
+        require(known, "peak_tflops", self.peak_tflops, "0 (not known) or more")
+        once = not (self.measure_peak and self.peak_tflops)
+        require(once, "measure_peak", self.measure_peak, f"false, as peak_tflops={self.peak_tflops:g} states it")
+        require(not (self.shard and self.compile), "shard", self.shard, "false with compile=true: never seen to work")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +315,11 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigError(
             f"sample.sampler.guidance={sampler.guidance} is not valid: must be 1, "
             "as this backbone has no null class (an unconditional data set, or backbone.class_dropout=0)"
+        )
+    if config.machine.shard and config.train.precision == "fp16":
+        raise ConfigError(
+            "machine.shard=true is not valid: must be false with train.precision=fp16, whose loss scale a rank would "
+            "judge by its part alone; bf16 has none"
         )
     if config.machine.micro_batch > config.train.batch:
         raise ConfigError(

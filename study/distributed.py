@@ -122,15 +122,21 @@ class Ranks:
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return int(tensor)
 
-    def broadcast(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rank 0's tensors, on the CPU of every rank; what the others pass is ignored."""
+    def broadcast(
+        self, tensors: Mapping[str, Tensor], own: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor
+    ) -> dict[str, Tensor]:
+        """Rank 0's tensors, on the CPU of every rank; what the others pass is ignored.
+
+        They keep of each, one after another, what `own` makes of it.
+        """
         if self.store is None:
             return dict(tensors)
         mine = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()} if self.is_first else {}
         shapes = self.first_alone(lambda: {name: (tensor.shape, tensor.dtype) for name, tensor in mine.items()})
         for name, (shape, dtype) in shapes.items():
-            tensor = mine.setdefault(name, torch.empty(shape, dtype=dtype))
+            tensor = mine[name] if self.is_first else torch.empty(shape, dtype=dtype)
             dist.broadcast(tensor, src=0)
+            mine[name] = tensor if self.is_first else own(name, tensor)
         return mine
 
     def fail(self, reason: str) -> None:

@@ -47,18 +47,19 @@ class TrainingProgress:
         if self._bar:
             self._bar.stop()
 
-    def tell(self, images: int, loss: float, speed: float) -> None:
-        """`speed` in images per second of training."""
+    def tell(self, images: int, loss: float, speed: float, utilisation: float | None = None) -> None:
+        """`speed` in images per second of training; `utilisation` of what the machine can do, where that is known."""
         remaining = (self.total - images) / speed if speed else 0.0
         step = -(-images // self.batch)
         steps = -(-self.total // self.batch)
         memory = peak_memory_mib(self.device)
+        pace = f"{speed:.0f} images/s" + ("" if utilisation is None else f"  MFU {utilisation:.1%}")
         log.info(
-            "step %d/%d  images %d/%d  loss %.4f  %.0f images/s  %s left  %.0f MiB",
-            *(step, steps, images, self.total, loss, speed, duration(remaining), memory),
+            "step %d/%d  images %d/%d  loss %.4f  %s  %s left  %.0f MiB",
+            *(step, steps, images, self.total, loss, pace, duration(remaining), memory),
         )
         if self._bar and self._task is not None:
-            description = f"loss {loss:.4f}  {speed:.0f} images/s  {memory:.0f} MiB"
+            description = f"loss {loss:.4f}  {pace}  {memory:.0f} MiB"
             self._bar.update(self._task, completed=images, description=description)
 
     def sampling(self, count: int) -> SamplingProgress:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import torch
+
 from study.config import RunConfig, run_id
 from study.results import Row
 from study.sample import Samples
@@ -40,13 +42,20 @@ def empty_columns(configs: Iterable[RunConfig]) -> list[str]:
 
 
 def score_rows(
-    config: RunConfig, samples: Samples, facts: Mapping[str, str], metrics: Sequence[str] | None = None
+    config: RunConfig,
+    samples: Samples,
+    facts: Mapping[str, str],
+    device: torch.device,
+    metrics: Sequence[str] | None = None,
 ) -> tuple[list[Row], dict[str, str]]:
-    """The rows of every metric that has a value, the floor's first; and the reason for every one that has none."""
+    """The rows of every metric that has a value, the floor's first; and the reason for every one that has none.
+
+    Extractors run on `device`.
+    """
     asked = config.score.metrics if metrics is None else metrics
     drawn = of_run(config, samples.images, samples.labels)
     reference = of_data(config.data, "reference")
-    options = Options(weights=weights(config), cache=cache_folder())
+    options = Options(weights=weights(config), device=str(device), cache=cache_folder())
     real = floor(reference, len(drawn), asked, options)
     found = score(drawn, reference, asked, options)
     missing = {one.metric: one.reason for one in found if one.value is None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from study.atomic import canonical_json
 from study.config import PROTOCOL, RunConfig, run_id, to_dict
@@ -11,6 +12,7 @@ from study.data import COUNTS, dataset
 from study.progress import peak_memory_mib
 from study.results import Row
 from study.train import VALIDATION_SEED, Trainer, Validation
+from study.utilisation import TRAINING_FLOPS_PER_MAC, Peak, utilisation
 
 COST_PROTOCOL = "cost-1"  # 1 MAC is one multiply-accumulate; training is 3 forward passes of 2 operations per MAC
 SPEED_PROTOCOL = "speed-1"  # wall-clock training, without validation and checkpoints: compare on one machine only
@@ -23,8 +25,9 @@ def run_rows(
     validations: Mapping[float, Validation],
     seconds: float,
     facts: Mapping[str, str],
+    peak: Peak | None = None,
 ) -> list[Row]:
-    """All rows of a finished run; `seconds` is the time it trained."""
+    """All rows of a finished run; `seconds` is the time it trained, `peak` what a device can do if that is known."""
     identity = run_id(config)
     origin = {key: facts[key] for key in PROVENANCE}
 
@@ -56,16 +59,25 @@ def run_rows(
             for number, loss in enumerate(validation.bins):
                 yield row(f"val_loss_bin{number}", loss, "", protocol, validation.images)
 
+    def utilisation_rows(speed: float) -> Iterator[Row]:
+        """Of a run whose number of ranks never changed."""
+        share = utilisation(config, speed, peak, trainer.ranks.world_size)
+        if share is not None and peak is not None and facts["ranks"] == str(trainer.ranks.world_size):
+            found = row("mfu", share, "", SPEED_PROTOCOL)
+            yield replace(found, provenance={**origin, "peak_tflops": f"{peak.tflops:.4g}", "peak": peak.origin})
+
     macs = config.backbone.macs().total
     train = config.train
+    speed = train.images / max(seconds, 1e-9)
     return [
         *validation_rows(),
         row("params", sum(p.numel() for p in trainer.network.parameters()), "", COST_PROTOCOL),
         row("gmacs", macs / 1e9, "GMAC/image", COST_PROTOCOL),
-        row("train_pflops", 6 * macs * train.images / 1e15, "PFLOP", COST_PROTOCOL),
-        row("images_per_second", train.images / max(seconds, 1e-9), "images/s", SPEED_PROTOCOL),
+        row("train_pflops", TRAINING_FLOPS_PER_MAC * macs * train.images / 1e15, "PFLOP", COST_PROTOCOL),
+        row("images_per_second", speed, "images/s", SPEED_PROTOCOL),
         row("train_seconds", seconds, "s", SPEED_PROTOCOL),
         row("peak_mib", peak_memory_mib(trainer.device), "MiB", SPEED_PROTOCOL),
+        *utilisation_rows(speed),
     ]
 
 

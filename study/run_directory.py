@@ -70,6 +70,7 @@ class RunDirectory:
         self.config = self.path / "config.yaml"
         self.state = self.path / "state.json"
         self.curve = self.path / "curve.jsonl"
+        self.speed = self.path / "speed.jsonl"  # images/s and utilisation: what may differ between two executions
         self.rows = self.path / "rows.jsonl"
         self.samples = self.path / "samples"
         self.grid = self.path / "samples.png"

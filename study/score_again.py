@@ -14,7 +14,8 @@ from study.quality import full_names, not_yet_scored, score_rows, unscorable
 from study.results import append_rows, read_rows
 from study.rows import PROVENANCE
 from study.run_directory import RunDirectory
-from study.sample import Samples, draw_samples, load_samples
+from study.sample import Samples, load_samples
+from study.sample_together import draw_together
 from study.train import Trainer
 from study.unscored import read_unscored, write_unscored
 
@@ -45,7 +46,9 @@ def add_scores(config: RunConfig, directory: RunDirectory, prepare: Prepare) -> 
             reasons |= full_names(config, dict.fromkeys(metrics, gone))
         else:
             log.info("scoring %s by %s", directory.identity, ", ".join(metrics))
-            rows, missing = score_rows(config, samples, {key: facts[key] for key in PROVENANCE}, metrics)
+            rows, missing = score_rows(
+                config, samples, {key: facts[key] for key in PROVENANCE}, trainer.device, metrics
+            )
             append_rows(directory.rows, rows)
             reasons |= missing
     have = {row.metric for row in read_rows(directory.rows)}
@@ -61,4 +64,4 @@ def samples_of(config: RunConfig, directory: RunDirectory, trainer: Trainer) -> 
         pass
     folder = CheckpointFolder(directory.checkpoints, directory.identity, config.log.keep_every)
     folder.restore_newest(lambda found: trainer.restore(found.tensors, found.facts["trainer"]))
-    return draw_samples(config, trainer, directory) if trainer.images >= config.train.images else None
+    return draw_together(config, trainer, directory) if trainer.images >= config.train.images else None

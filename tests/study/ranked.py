@@ -1,4 +1,7 @@
-"""Several processes on this machine that do one run together, as torchrun would start them."""
+"""Several processes on this machine that do one run together, as torchrun would start them.
+
+torchrun --nproc-per-node 2 -m tests.study.ranked STEP RANK ...   # study.run ..., in which that rank dies there
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import torch
 
 from study.config import RunConfig
 from study.distributed import Ranks, join
-from study.run import exit_code, run
+from study.run import exit_code, main, run
 from study.strict import ConfigError
 from study.train import Trainer
 
@@ -184,3 +187,8 @@ def fill_the_disk(ranks: Ranks) -> None:
         raise OSError(28, "No space left on device")
 
     study.checkpoint.save_file = full  # type: ignore[assignment]
+
+
+if __name__ == "__main__":
+    after_step(int(sys.argv[1]), int(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    sys.exit(main(sys.argv[3:]))

@@ -110,7 +110,7 @@ def test_done_run_is_scored_again_without_training(tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", never)
         if kept:
-            patch.setattr(score_again, "draw_samples", never)
+            patch.setattr(score_again, "draw_together", never)
         assert run(later).status is Status.DONE
     rows = {row.metric: row for row in read_rows(directory.rows)}
     expected = {row.metric: row.value for row in read_rows(RunDirectory.of(at_once).rows) if "@" in row.metric}

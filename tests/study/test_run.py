@@ -31,7 +31,7 @@ from tests.study.short_run import IMAGES, SMALL, finished
 def test_what_a_run_leaves(undisturbed: RunDirectory) -> None:
     names = {path.name for path in undisturbed.path.iterdir()}
     files = {"config.yaml", "state.json", "curve.jsonl", "rows.jsonl", "samples.png", "log.txt", "provenance.json"}
-    assert names == files | {"checkpoint", "samples"}
+    assert names == files | {"speed.jsonl", "checkpoint", "samples"}
     assert load_config(undisturbed.config) == resolve([*SMALL, f"results={undisturbed.path.parents[1]}"])
     state = undisturbed.read_state()
     assert (state.status, state.attempts, state.images, state.failure) == (Status.DONE, 1, IMAGES, None)
@@ -109,13 +109,15 @@ def test_asking_for_more_held_out_images_than_there_are_asks_for_all(words: list
     assert len({validation_protocol(config, 0.99) for config in asked}) == 1
 
 
-def test_a_tracker_sees_the_curve(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_sees_the_curve_and_the_speed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, dict[str, float]]] = []
     monkeypatch.setattr(
         study.attempt, "open_trackers", lambda *args: [lambda images, values: seen.append((images, dict(values)))]
     )
     directory = finished(words)
-    assert [{"images": images, **values} for images, values in seen] == read_curve(directory.curve)
+    points = [{"images": images, **values} for images, values in seen]
+    assert [point for point in points if "images_per_second" not in point] == read_curve(directory.curve)
+    assert [{**point, "ranks": 1} for point in points if "images_per_second" in point] == read_curve(directory.speed)
 
 
 def test_the_command_line(undisturbed: RunDirectory, tmp_path: Path) -> None:

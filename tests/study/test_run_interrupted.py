@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,51 @@ def test_a_full_disk_costs_one_interval(
     assert "No space left on device" in (state.message or "")
     equal_to(undisturbed, words)
     assert "continuing from the checkpoint at 16 of 48 images" in directory.log.read_text()
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    undisturbed: RunDirectory, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first write ends only after a step that comes after it; what it wrote is of its own moment all the same."""
+    original, trained_on = study.checkpoint.save_file, threading.Event()
+    fail_at(monkeypatch, 4, trained_on.set)
+
+    def patient(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        assert trained_on.wait(30)
+        original(tensors, path)
+        if "000000000008" in path.name:
+            monkeypatch.setattr(study.checkpoint, "save_file", original)
+            kept.update({name: tensor.clone() for name, tensor in tensors.items()})
+
+    kept: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(study.checkpoint, "save_file", patient)
+    equal_to(undisturbed, words)
+    trainer = Trainer(resolve(words), torch.device("cpu"))
+    trainer.step(), trainer.step()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in trainer.tensors().items() if "loss" not in name)
+
+
+def test_a_stop_waits_for_the_checkpoint_to_be_written(
+    undisturbed: RunDirectory, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = study.checkpoint.save_file
+
+    def slow(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        time.sleep(0.3)
+        original(tensors, path)
+
+    monkeypatch.setattr(study.checkpoint, "save_file", slow)
+    fail_at(monkeypatch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(words) == 128 + signal.SIGTERM
+    directory = RunDirectory.of(resolve(words))
+    assert max(path.stem for path in directory.checkpoints.glob("*.json")) == f"{20:012d}"
+    assert not list(directory.checkpoints.glob(".*"))
+    monkeypatch.setattr(study.checkpoint, "save_file", original)
+    equal_to(undisturbed, words)
+
+
+def test_checkpoints_written_at_once_are_the_same(undisturbed: RunDirectory, words: list[str]) -> None:
+    equal_to(undisturbed, [*words, "machine.write_behind=false"])
 
 
 def signal_at_call(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> list[int]:

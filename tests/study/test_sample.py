@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import hashlib
 import json
 import logging
@@ -19,13 +21,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import study.sample
+import study.sample_together
 from models import Denoiser
 from models.dit import DiT, DiTConfig
 from study.compose import resolve
+from study.data import to_uint8
 from study.diffusion import FlowConfig, GaussianConfig, Process, SamplerConfig, make_process
 from study.run_directory import RunDirectory
 from study.sample import (
     GRID_LINE,
+    IN_MEMORY,
     MEANING,
     SampleNoise,
     Samples,
@@ -275,6 +281,52 @@ def test_progress_counts_every_evaluation_and_what_was_there(tmp_path: Path) -> 
     assert told == [2, 2.5, 3, 3.5, 4, 4.25, 4.5, 4.75, 5]  # four steps for samples 2 and 3, four for sample 4
 
 
+@pytest.mark.parametrize("few", [IN_MEMORY, 0])
+def test_no_more_than_a_batch_is_in_memory(tmp_path: Path, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards go to the disk as they are drawn; what is put together from them is mapped from a file if it is much."""
+    monkeypatch.setattr(study.sample, "IN_MEMORY", few)
+    held: list[int] = []
+
+    def decode(images: Tensor) -> Tensor:
+        gc.collect()
+        held.append(sum(type(each) is Samples for each in gc.get_objects()))
+        return to_uint8(images)
+
+    found = draw(range(12), batch_size=2, folder=tmp_path, decode=decode)
+    assert max(held) <= 1  # the batch before, not yet let go
+    assert len(held) == 6
+    expected = draw(range(12), batch_size=2)
+    assert torch.equal(found.images, expected.images)
+    assert found.images.is_contiguous()
+    mapped = str(tmp_path) in Path("/proc/self/maps").read_text()
+    assert mapped is (few == 0)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert torch.equal(found.images, expected.images)  # its file has no name, and lasts as long as they do
+
+
+def test_a_full_disk_is_no_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study.sample, "IN_MEMORY", 0)
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        draw(range(4), folder=tmp_path)
+
+
+def test_a_run_with_many_samples_keeps_none_of_them_in_memory(
+    undisturbed: RunDirectory, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (study.sample, study.sample_together):
+        monkeypatch.setattr(module, "IN_MEMORY", 0)
+    kept, passing = finished(words), finished([*words, "log.save_samples=false", "train.flip=false"])
+    assert (kept.samples / "adm.npz").read_bytes() == (undisturbed.samples / "adm.npz").read_bytes()
+    assert passing.grid.exists()
+    assert not passing.samples.exists()
+
+
 # --- files for others ------------------------------------------------------------------------------------------
 
 
@@ -288,6 +340,15 @@ def test_adm_layout(tmp_path: Path, channels: int) -> None:
         np.testing.assert_array_equal(file["arr_0"][..., channels - 1], images[:, channels - 1].numpy())
         np.testing.assert_array_equal(file["arr_0"][..., 0], images[:, 0].numpy())
         assert file["arr_1"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_adm_files_are_those_of_numpy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written piece by piece, and the very bytes of one call."""
+    monkeypatch.setattr(study.sample, "WRITTEN_AT_ONCE", 2)
+    images = torch.randint(256, (5, 3, 4, 6), dtype=torch.uint8)
+    write_for_adm(tmp_path / "batch.npz", Samples(images, torch.arange(5)))
+    np.savez(tmp_path / "numpy.npz", arr_0=images.permute(0, 2, 3, 1).contiguous().numpy(), arr_1=np.arange(5))
+    assert (tmp_path / "batch.npz").read_bytes() == (tmp_path / "numpy.npz").read_bytes()
 
 
 def test_our_own_files_keep_grey_grey(tmp_path: Path) -> None:
