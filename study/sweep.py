@@ -68,6 +68,8 @@ def _sweep(options: argparse.Namespace, work: Work | None) -> int:
     from study.sweep_file import read_sweep
 
     sweep = read_sweep(options.file, options.words)
+    if sweep.bench:
+        return _timed(sweep, options)
     if isinstance(sweep.launcher, LocalConfig) and not options.plan:
         warm_up(sweep.launcher.threads)
     from study.plan import make_plan
@@ -89,6 +91,16 @@ def _sweep(options: argparse.Namespace, work: Work | None) -> int:
         return _carry_out(plan, wishes, work or run, options.resubmit)
     finally:
         logging.getLogger("study").removeHandler(console)
+
+
+def _timed(sweep: Sweep, options: argparse.Namespace) -> int:
+    """Measuring knows of runs neither failures nor jobs."""
+    from study.bench.command import bench_sweep
+
+    for name in ("retry", "fail_fast", "max_failures", "wait", "resubmit"):
+        if getattr(options, name):
+            raise ConfigError(f"--{name.replace('_', '-')} does not go with bench: the same command measures the rest")
+    return bench_sweep(sweep, options.force, options.plan)
 
 
 def _wishes(options: argparse.Namespace, tries: int) -> Wishes:

@@ -6,34 +6,37 @@ The first name is the baseline. Others: `scaling`, `lengths`, `compare A B`, `re
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
-import torch
 from rich.console import Console
 
-from models.denoiser import named_config, require
-from study.bench.change import compare_folders
-from study.bench.config import DTYPES, MODES, Cell, Network, Protocol, Spin, Subject
-from study.bench.peers import check_peer
+from models.denoiser import require
+from study.bench.block import LISTS, BenchConfig
+from study.bench.change import compare_checkouts, compare_folders
+from study.bench.config import DTYPES, MODES, Network, Protocol, Spin, Subject, spelled
 from study.bench.process import RefusedError
-from study.bench.record import record
-from study.bench.rows import Measured, lines_of
+from study.bench.record import PARTS, record
+from study.bench.rows import lines_of
 from study.bench.scaling import lengths, scaling
-from study.bench.store import filled, machine_folder, save, shown, table_line
+from study.bench.store import everything, machine_folder, save
 from study.bench.suite import run_suite
+from study.bench.table import print_lines, table_line
 from study.cost.summary import at_pixels
-from study.cost.table import print_table
-from study.optimizer import check_precision
+
+SMALL_SUITE = ["dit-tiny", "diffussm-tiny", "dis-tiny", "unet-tiny"]
+BRIEF = Protocol(min_samples=40, min_seconds=1.0, repeats=5, blocks=4)
+"""Of a comparison: many short processes, for the difference between processes is what makes it uncertain."""
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m study.bench", description=__doc__.splitlines()[0])
     made.add_argument(
-        "names", nargs="*", help="backbones such as dit-s/2, the first is the baseline; spin:N tries this tool"
+        "names", nargs="*", help="backbones such as dit-s/2 or diffussm-s:M=4, the first is the baseline; spin:N"
     )
     made.add_argument("--size", nargs="+", type=int, metavar="PX", help="image sides in pixels (each backbone's own)")
     made.add_argument("--batch", nargs="+", type=int, default=[1])
@@ -43,69 +46,46 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=20, help="of an end-to-end sample, ddim (20)")
     made.add_argument("--guidance", type=float, default=1.0, help="of a sample; other than 1 doubles its calls")
     made.add_argument("--no-memory", action="store_true", help="leave out the passes for memory and energy")
+    made.add_argument("--json", action="store_true", help="print everything, each sample included, as JSON")
     add_settings(made)
     return made
 
 
 def add_settings(made: argparse.ArgumentParser) -> None:
     """What every command that times has."""
-    usual = Protocol()
-    made.add_argument("--compile", action="store_true")
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
-    made.add_argument("--threads", type=int, default=1, help="of a CPU, pinned (1)")
-    made.add_argument(
-        "--min-samples", type=int, default=usual.min_samples, help="of a cell over all its processes (30)"
-    )
-    made.add_argument("--min-seconds", type=float, default=usual.min_seconds, help="likewise (3)")
-    made.add_argument("--repeats", type=int, default=usual.repeats, help="processes per cell (3)")
-    made.add_argument("--blocks", type=int, default=usual.blocks, help="turns per process (10)")
-    made.add_argument("--seed", type=int, default=usual.seed, help="of the order of turns")
-    made.add_argument("--noisy", type=float, default=usual.noisy, help="IQR / median that is flagged (0.1)")
-    made.add_argument("--rejected", type=float, default=usual.rejected, help="and that is not reported (0.25)")
+    add_machine(made)
+    add_protocol(made, Protocol())
     made.add_argument("--out", type=Path, help="folder of results (results/bench/<this machine>)")
 
 
-def protocol_of(asked: argparse.Namespace) -> Protocol:
-    return Protocol(
-        asked.min_samples, asked.min_seconds, asked.repeats, asked.blocks, asked.seed, asked.noisy, asked.rejected
-    )
+def add_machine(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--compile", action="store_true")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    made.add_argument("--threads", type=int, default=1, help="of a CPU, pinned (1)")
 
 
-def settings_of(asked: argparse.Namespace) -> Cell:
-    """A cell with everything but its subject and its place in the table."""
-    try:
-        device = torch.device(asked.device)
-    except RuntimeError:
-        device = torch.device("meta")
-    at_hand = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_available())
-    require(at_hand, "device", asked.device, "cpu" + ", or cuda" * torch.cuda.is_available())
-    require(asked.threads <= (os.cpu_count() or 1), "threads", asked.threads, f"at most {os.cpu_count()} here")
-    return Cell(Spin(1), compile=asked.compile, device=asked.device, threads=asked.threads)
+def add_protocol(made: argparse.ArgumentParser, usual: Protocol) -> None:
+    samples, seconds = f"of a cell in all its processes ({usual.min_samples})", f"likewise ({usual.min_seconds:g})"
+    made.add_argument("--min-samples", type=int, default=usual.min_samples, help=samples)
+    made.add_argument("--min-seconds", type=float, default=usual.min_seconds, help=seconds)
+    made.add_argument("--repeats", type=int, default=usual.repeats, help=f"processes per cell ({usual.repeats})")
+    made.add_argument("--blocks", type=int, default=usual.blocks, help=f"turns per process ({usual.blocks})")
+    made.add_argument("--seed", type=int, default=usual.seed, help="of the order of turns")
+    made.add_argument("--noisy", type=float, default=usual.noisy, help="IQR / median that is flagged (0.1)")
+    made.add_argument("--rejected", type=float, default=usual.rejected, help="and that is not reported (0.25)")
 
 
-def folder_of(asked: argparse.Namespace) -> Path:
-    return asked.out or machine_folder(asked.device)
+def block_of(asked: argparse.Namespace) -> BenchConfig:
+    """The same as a sweep file's `bench:` block; options that a command lacks stay as they are there."""
+    found = {each.name: getattr(asked, each.name, None) for each in fields(BenchConfig)}
+    given = {name: value for name, value in found.items() if value is not None}
+    words: dict[str, Any] = {name: value for name, value in given.items() if name not in LISTS}
+    words |= {name: tuple(value) for name, value in given.items() if name in LISTS and isinstance(value, list)}
+    return BenchConfig(**words, memory=not getattr(asked, "no_memory", False))
 
 
-def cells_of(asked: argparse.Namespace) -> list[Cell]:
-    """Every cell asked for, those that are compared side by side."""
-    require(bool(asked.names), "names", asked.names, "one or more backbones (or scaling, lengths, compare, record)")
-    require(len(set(asked.names)) == len(asked.names), "names", asked.names, "distinct")
-    for text in asked.peer:
-        check_peer(text)
-    plain = settings_of(asked)
-    for dtype in asked.dtype:
-        check_precision(dtype, torch.device(asked.device))
-    sizes: list[int | None] = list(asked.size or [None])
-    return [
-        replace(plain, subject=subject, mode=mode, batch=batch, dtype=dtype, steps=asked.steps, guidance=guidance)
-        for dtype in asked.dtype
-        for mode in asked.mode
-        for guidance in [asked.guidance if mode == "sample" else 1.0]
-        for batch in asked.batch
-        for size in sizes
-        for subject in subjects(asked.names, asked.peer, size)
-    ]
+def folder_of(asked: argparse.Namespace, block: BenchConfig) -> Path:
+    return asked.out or machine_folder(block.place)
 
 
 def subjects(names: Sequence[str], peers: Sequence[str], pixels: int | None) -> list[Subject]:
@@ -123,24 +103,24 @@ def named_subject(name: str, pixels: int | None) -> Subject:
         units = name.removeprefix("spin:")
         require(units.isdigit(), "spin", name, "spin:N, N a positive number of units")
         return Spin(int(units))
-    config = named_config(name)
+    config = spelled(name)
     return Network(name, (config if pixels is None else at_pixels(config, pixels)).size)
 
 
 def bench(argv: Sequence[str], console: Console) -> None:
     asked = parser().parse_args(argv)
-    protocol, cells, folder = protocol_of(asked), cells_of(asked), folder_of(asked)
-    memory = not asked.no_memory
-    found = run_suite(cells, protocol, memory, tell, lambda part: save(folder, part, protocol))
+    require(bool(asked.names), "names", asked.names, f"one or more backbones (or {', '.join(COMMANDS)})")
+    require(len(set(asked.names)) == len(asked.names), "names", asked.names, "distinct")
+    block = block_of(asked)
+    cells = block.cells(lambda pixels: subjects(asked.names, asked.peer, pixels))
+    protocol, folder = block.protocol, folder_of(asked, block)
+    found = run_suite(cells, protocol, block.memory, tell, lambda part: save(folder, part, protocol))
     save(folder, found, protocol)  # again, now that the largest common batch is known
-    show(found, protocol, console)
+    if asked.json:
+        print(json.dumps(everything(found, protocol)))
+        return
+    print_lines([table_line(line) for each in found for line in lines_of(each, protocol)], console)
     console.print(f"{protocol.name}; every sample is in {folder}", highlight=False, soft_wrap=True)
-
-
-def show(found: Sequence[Measured], protocol: Protocol, console: Console) -> None:
-    lines = [table_line(line) for each in found for line in lines_of(each, protocol)]
-    columns = filled(lines)
-    print_table(None, columns, [[shown(name, line[name]) for name in columns] for line in lines], console)
 
 
 def tell(words: str) -> None:
@@ -150,8 +130,7 @@ def tell(words: str) -> None:
 def other_parser(command: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog=f"python -m study.bench {command}", description=COMMANDS[command])
     if command == "compare":
-        made.add_argument("before", type=Path, metavar="A", help="folder that a measurement left")
-        made.add_argument("after", type=Path, metavar="B", help="and one of the changed code, on the same machine")
+        add_compared(made)
         return made
     if command == "scaling":
         made.add_argument("names", nargs="*", default=["dit-s/2", "diffussm-s"], help="two or more backbones")
@@ -162,6 +141,8 @@ def other_parser(command: str) -> argparse.ArgumentParser:
         made.add_argument("--state", type=int, default=16)
         made.add_argument("--join", choices=("sum", "concat"), default="concat")
         made.add_argument("--form", nargs="+", default=["s4d", "s4d-textbook", "attention"])
+    if command == "record":
+        made.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="of all that is published")
     if command in ("scaling", "lengths"):
         made.add_argument("--batch", type=int, default=1)
         made.add_argument("--mode", choices=("forward", "train"), default="forward")
@@ -169,23 +150,55 @@ def other_parser(command: str) -> argparse.ArgumentParser:
     return made
 
 
+def add_compared(made: argparse.ArgumentParser) -> None:
+    made.add_argument("before", type=Path, metavar="A", help="a checkout of this code, or a folder of results")
+    made.add_argument("after", type=Path, metavar="B", help="the changed one: another checkout, or another folder")
+    made.add_argument("--names", nargs="+", default=SMALL_SUITE, help="of checkouts: what to time (tiny sizes)")
+    made.add_argument("--batch", nargs="+", type=int, default=[8])
+    made.add_argument("--mode", nargs="+", choices=MODES, default=["train"])
+    made.add_argument("--json", action="store_true")
+    add_machine(made)
+    add_protocol(made, BRIEF)
+
+
 COMMANDS = {
     "scaling": "Time against the side of the input: exponents, and where one backbone overtakes another.",
     "lengths": "The S4D layer, its textbook form and attention against sequence length.",
-    "compare": "Whether a change is faster, from two folders of results.",
+    "compare": "Whether a change is faster: two checkouts timed in turns, or two folders of results.",
     "record": "Everything that results/bench/ publishes of this machine.",
 }
+
+
+def compare(asked: argparse.Namespace, console: Console) -> None:
+    """A line per cell as it ends: whoever stops waiting has what there is."""
+    if (asked.before / "study").is_dir() and (asked.after / "study").is_dir():
+        block = block_of(asked)
+        cells = block.cells(lambda pixels: subjects(asked.names, (), pixels))
+        changes = compare_checkouts(asked.before, asked.after, cells, block.protocol)
+        note = "Timed in turns, so drift of the machine falls on both."
+    else:
+        changes = compare_folders(asked.before, asked.after)
+        note = "Measured apart: intervals are widened by the change of the machine's own peak, and by nothing else."
+    found = []
+    for change in changes:
+        found.append(change.as_tree())
+        if not asked.json:
+            console.print(str(change), highlight=False, soft_wrap=True, markup=False)
+    if asked.json:
+        print(json.dumps(found))
+        return
+    console.print(f"{note} All {len(found)} intervals hold together in 95 % of such reports.", soft_wrap=True)
 
 
 def other(command: str, argv: Sequence[str], console: Console) -> None:
     asked = other_parser(command).parse_args(argv)
     if command == "compare":
-        for line in compare_folders(asked.before, asked.after):
-            console.print(line, highlight=False, soft_wrap=True)
+        compare(asked, console)
         return
-    protocol, plain, folder = protocol_of(asked), settings_of(asked), folder_of(asked)
+    block = block_of(asked)
+    protocol, plain, folder = block.protocol, block.plain(), folder_of(asked, block)
     if command == "record":
-        lines = record(plain, protocol, folder, tell)
+        lines: Iterable[str] = record(plain, protocol, folder, tell, asked.part)
     elif command == "scaling":
         cell = replace(plain, mode=asked.mode, batch=asked.batch)
         lines = scaling(asked.names, asked.side, cell, protocol, folder, tell)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from multiprocessing.connection import Connection
@@ -109,10 +110,8 @@ def serve(connection: Connection, tree: Any) -> None:
     """The life of the process. Ctrl-C is for the parent, which ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker = Worker(cell_from_tree(tree), keep_freed_memory())
-    while True:
-        try:
+    with suppress(EOFError, BrokenPipeError):  # nobody asks any more, or waits for the answer
+        while True:
             command = connection.recv()
-        except EOFError:
-            return
-        method = getattr(worker, command.pop("do"))
-        connection.send(answer(partial(method, **command)))
+            method = getattr(worker, command.pop("do"))
+            connection.send(answer(partial(method, **command)))

@@ -90,20 +90,24 @@ def log_blocks(taken: Sequence[Taken], phase: int) -> Floats:
     return table
 
 
-def paired_ratio(ours: Sequence[Taken], baseline: Sequence[Taken], phase: int, seed: int = 0) -> Ratio:
+def paired_ratio(
+    ours: Sequence[Taken], baseline: Sequence[Taken], phase: int, seed: int = 0, level: float = LEVEL
+) -> Ratio:
     """Of cells timed in turns: the blocks of one round are compared with each other, so drift cancels."""
     logs = log_blocks(ours, phase) - log_blocks(baseline, phase)
-    low, high = _reach(logs, np.random.default_rng(seed))
+    low, high = _reach(logs, np.random.default_rng(seed), level)
     centre = _centre(logs)
     return Ratio(math.exp(centre), (math.exp(centre + low), math.exp(centre + high)))
 
 
-def unpaired_ratio(ours: Sequence[Taken], baseline: Sequence[Taken], phase: int, seed: int = 0) -> Ratio:
+def unpaired_ratio(
+    ours: Sequence[Taken], baseline: Sequence[Taken], phase: int, seed: int = 0, level: float = LEVEL
+) -> Ratio:
     """Of cells timed at different times: nothing cancels, and what drifted between counts as a difference."""
     generator = np.random.default_rng(seed)
     mine, theirs = (log_blocks(taken, phase) for taken in (ours, baseline))
-    drawn = _deviations(mine, generator) - _deviations(theirs, generator)
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    drawn = _deviations(mine, generator, level) - _deviations(theirs, generator, level)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     centre = _centre(mine) - _centre(theirs)
     return Ratio(math.exp(centre), (math.exp(centre + low), math.exp(centre + high)))
 
@@ -112,12 +116,12 @@ def _centre(logs: Floats) -> float:
     return float(np.median(logs, axis=1).mean())
 
 
-def _reach(logs: Floats, generator: np.random.Generator) -> Interval:
-    low, high = np.quantile(_deviations(logs, generator), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def _reach(logs: Floats, generator: np.random.Generator, level: float = LEVEL) -> Interval:
+    low, high = np.quantile(_deviations(logs, generator, level), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def _deviations(logs: Floats, generator: np.random.Generator) -> Floats:
+def _deviations(logs: Floats, generator: np.random.Generator, level: float = LEVEL) -> Floats:
     """(resamples,) of the centre from what was seen, for logs (processes, blocks).
 
     One process alone says nothing of the next one: its blocks are resampled, and the interval is of that process.
@@ -129,7 +133,7 @@ def _deviations(logs: Floats, generator: np.random.Generator) -> Floats:
     rows = generator.integers(repeats, size=(RESAMPLES, repeats, 1))
     columns = generator.integers(blocks, size=(RESAMPLES, repeats, blocks))
     drawn = np.median(logs[rows, columns], axis=2).mean(axis=1) - _centre(logs)
-    return np.asarray(drawn * math.sqrt(units / (units - 1)) * t_quantile(units - 1) / normal_quantile())
+    return np.asarray(drawn * math.sqrt(units / (units - 1)) * t_quantile(units - 1, level) / normal_quantile(level))
 
 
 def ranking(taken: Mapping[str, Sequence[Taken]], phase: int = WHOLE) -> list[str]:

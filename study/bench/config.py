@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+import yaml
 
 from models.denoiser import DenoiserConfig, named_config, require, require_choice
 from models.macs import Macs, attention, linear
@@ -54,9 +58,30 @@ class Protocol:
         return f"bench-{VERSION}-n{self.min_samples}-s{self.min_seconds:g}-p{self.repeats}-b{self.blocks}"
 
 
+@cache
+def spelled(text: str, size: tuple[int, int] | None = None) -> DenoiserConfig:
+    """`diffussm-s` is a named size, `diffussm-s:M=4,stream=full` the same with fields replaced."""
+    name, colon, changes = text.partition(":")
+    plain = named_config(name)
+    given = {"size": list(size)} if size else {}
+    for change in re.split(r",(?=\w+=)", changes) if colon else []:
+        key, equals, value = change.partition("=")
+        require(bool(key and equals and value), "backbone", text, "NAME:FIELD=VALUE,FIELD=VALUE")
+        given[key] = yaml.safe_load(value)
+    return from_tree(type(plain), {**to_tree(plain), **given})
+
+
+def spelling_of(name: str, config: DenoiserConfig) -> str:
+    """What `spelled` makes the config of, its size apart, by what it has different from a named one."""
+    plain, own = to_tree(named_config(name)), to_tree(config)
+    changed = {key: value for key, value in own.items() if value != plain[key] and key != "size"}
+    words = (f"{key}={value if isinstance(value, str) else canonical_json(value)}" for key, value in changed.items())
+    return f"{name}:{','.join(words)}" if changed else name
+
+
 @dataclass(frozen=True)
 class Network:
-    """A named backbone on inputs of `size`; with `peer`, the foreign module that stands in for it."""
+    """A backbone as `spelled` on inputs of `size`; with `peer`, the foreign module that stands in for it."""
 
     backbone: str
     size: tuple[int, int]  # of the network's input
@@ -64,7 +89,7 @@ class Network:
 
     @property
     def config(self) -> DenoiserConfig:
-        return named_config(self.backbone, size=self.size)
+        return spelled(self.backbone, self.size)
 
     @property
     def name(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from abc import ABC, abstractmethod
+from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +20,9 @@ PRELOADED = ["study.bench.cell", "study.bench.__main__", "torch._dynamo"]
 """Imported once by the server that processes are forked from; it computes nothing, so each of them is fresh."""
 
 
+LONGEST_WARM_UP = 3.0  # seconds
+
+
 class DoesNotFitError(Exception):
     """The cell is out of memory: a result, not a failure."""
 
@@ -26,18 +31,11 @@ class RefusedError(ValueError):
     """The cell cannot be timed as asked; the message is one line."""
 
 
-class CellProcess:
-    """One fresh process of one cell."""
+class Answering(ABC):
+    """The parent's end of a process that `cell.serve`s: one question at a time."""
 
-    def __init__(self, cell: Cell, longest_warm_up: float = 3.0) -> None:
-        self.cell, self.longest_warm_up = cell, longest_warm_up
-        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(cell.threads)))  # read as libraries are loaded
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        self._end, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, to_tree(cell)), daemon=True)
-        self._process.start()
-        theirs.close()
+    def __init__(self, cell: Cell, end: Connection, longest_warm_up: float = LONGEST_WARM_UP) -> None:
+        self.cell, self.longest_warm_up, self._end = cell, longest_warm_up, end
 
     def open(self) -> dict[str, Any]:
         """Build and warm up; what that was like."""
@@ -52,14 +50,36 @@ class CellProcess:
             self._end.send({"do": do, **arguments})
             answer: dict[str, Any] = self._end.recv()
         except (EOFError, OSError):
-            raise self._ended() from None
+            raise self.ended() from None
         if "out_of_memory" in answer:
             raise DoesNotFitError(answer["out_of_memory"])
         if "refused" in answer:
             raise RefusedError(answer["refused"])
         return answer
 
-    def _ended(self) -> Exception:
+    @abstractmethod
+    def ended(self) -> Exception:
+        """Why it no longer answers."""
+
+    def close(self) -> None:
+        """The other end sees the end of its questions, and ends."""
+        self._end.close()
+
+
+class CellProcess(Answering):
+    """One fresh process of one cell."""
+
+    def __init__(self, cell: Cell, longest_warm_up: float = LONGEST_WARM_UP) -> None:
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(cell.threads)))  # read as libraries are loaded
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        end, theirs = context.Pipe()
+        super().__init__(cell, end, longest_warm_up)
+        self._process = context.Process(target=serve, args=(theirs, to_tree(cell)), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ended(self) -> Exception:
         self._process.join()
         code = self._process.exitcode
         if code == -signal.SIGKILL:
@@ -68,7 +88,7 @@ class CellProcess:
 
     def close(self) -> None:
         """End it: at once if it is idle, by force if it is not."""
-        self._end.close()
+        super().close()
         self._process.join(timeout=5)
         if self._process.is_alive():
             self._process.kill()

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from models.denoiser import named_config, require
+from models.denoiser import require
 from study.atomic import write_file
-from study.bench.config import Cell, Layer, Network, Protocol
+from study.bench.config import Cell, Layer, Network, Protocol, spelled
 from study.bench.plots import draw_scaling
 from study.bench.rows import MS, Measured, lines_of
 from study.bench.schedule import Tell
@@ -38,7 +38,7 @@ def scaling(
     check_axis("side", sides)
     series = [[Network(name, (side, side)) for side in sides] for name in names]
     for name in names:
-        named_config(name)
+        spelled(name)
     cells = [replace(plain, subject=one[i]) for i in range(len(sides)) for one in series]
     found = run_suite(cells, protocol, False, tell, lambda part: save(folder, part, protocol))
     frame = times_frame(found, protocol, "side", {each.cell.id: _side(each) for each in found})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ import yaml
 from models.denoiser import require
 from study.atomic import write_file, write_json, write_text
 from study.bench.config import Cell, Protocol, cell_from_tree
-from study.bench.rows import MS, Line, Measured, lines_of, rows_of
+from study.bench.rows import Line, Measured, lines_of, rows_of
 from study.bench.schedule import Taken
+from study.bench.table import markdown, table_line
 from study.bench.timing import Sample
 from study.provenance import cpu_name
 from study.results import write_rows
@@ -55,7 +56,7 @@ def save(folder: Path, measured: Sequence[Measured], protocol: Protocol) -> list
     fresh = {each.cell.id for each in measured}
     _merge(folder / SAMPLES, samples_frame(measured), fresh)
     whole = _merge(folder / TABLE, pd.DataFrame(table), fresh)
-    write_text(folder / "table.md", _markdown(whole.drop(columns=["cell"]).to_dict("records")))
+    write_text(folder / "table.md", markdown(whole.to_dict("records")))
     facts = next((each.facts for each in measured if each.facts), {})
     peaks = {f"{each.peaks.dtype}": asdict(each.peaks) for each in measured if each.peaks}
     write_json(folder / "machine.json", {"provenance": facts, "protocol": asdict(protocol), "peaks": peaks})
@@ -67,38 +68,6 @@ def state_of(lines: Sequence[Line]) -> dict[str, Any]:
     rejected = [line for line in lines if line.reported is None]
     failure = "; ".join(dict.fromkeys(f"{line.metric}: {line.note}" for line in rejected)) or None
     return {"status": "failed" if failure else "finished", "failure": failure, "attempts": 1}
-
-
-def table_line(line: Line) -> dict[str, Any]:
-    """Milliseconds, and what they mean; empty where a number is not to be believed."""
-    cell, summary, ratio = line.measured.cell, line.reported, line.ratio
-    return {
-        "cell": cell.id,
-        "subject": cell.subject.name,
-        "shape": cell.subject.shape,
-        "batch": cell.batch,
-        "dtype": cell.dtype + (" compiled" if cell.compile else ""),
-        "what": f"{line.metric} x{cell.steps}" if cell.mode == "sample" else line.metric,
-        "ms": summary and summary.median * MS,
-        "low": summary and summary.interval[0] * MS,
-        "high": summary and summary.interval[1] * MS,
-        "iqr": summary and (summary.high_quartile - summary.low_quartile) * MS,
-        "p95": summary and summary.p95 * MS,
-        "n": line.summary.n if line.summary else 0,
-        "ratio": ratio and ratio.value,
-        "ratio_low": ratio and ratio.interval[0],
-        "ratio_high": ratio and ratio.interval[1],
-        "cpu_ratio": line.cpu_ratio and line.cpu_ratio.value,
-        "images_s": line.images_per_second,
-        "mfu": line.mfu,
-        "peak_mib": None if line.phase else _peak(line.measured),
-        "note": line.note,
-    }
-
-
-def _peak(measured: Measured) -> float | None:
-    memory = measured.memory
-    return memory.get("allocated_peak_mib", memory.get("growth_mib"))
 
 
 def samples_frame(measured: Sequence[Measured]) -> pd.DataFrame:
@@ -115,6 +84,25 @@ def samples_frame(measured: Sequence[Measured]) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(lines) if lines else pd.DataFrame(columns=["cell", *PLACE, "wall", "cpu"])
     return frame.reindex(columns=["cell", *PLACE, "phase0", "phase1", "phase2", "wall", "cpu"])
+
+
+def everything(measured: Sequence[Measured], protocol: Protocol) -> dict[str, Any]:
+    """All that was seen and all that was made of it, as plain values."""
+    cells = [
+        {
+            "cell": each.cell.id,
+            "config": to_tree(each.cell),
+            "out_of_memory": each.outcome.out_of_memory,
+            "warm_ups": [opened["warm_up"] for opened in each.outcome.opened],
+            "notes": {line.metric: line.note for line in lines_of(each, protocol) if line.note},
+            "rows": [asdict(row) for row in rows_of(list(lines_of(each, protocol)), protocol)],
+            "samples": [
+                {name: getattr(taken, name) for name in PLACE} | taken.sample._asdict() for taken in each.outcome.taken
+            ],
+        }
+        for each in measured
+    ]
+    return {"protocol": asdict(protocol), "cells": cells}
 
 
 def read_samples(folder: Path) -> dict[str, list[Taken]]:
@@ -152,22 +140,3 @@ def _merge(file: Path, new: pd.DataFrame, fresh: set[str]) -> pd.DataFrame:
     else:
         write_file(file, lambda path: new.to_csv(path, index=False, float_format="%.6g"))
     return new
-
-
-def shown(column: str, value: Any) -> str:
-    if value is None or value != value or value == "":
-        return ""
-    if column == "mfu":
-        return f"{value:.1%}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _markdown(lines: Sequence[Mapping[Any, Any]]) -> str:
-    columns = filled(lines)
-    rows = ["| " + " | ".join(shown(name, line[name]) for name in columns) + " |" for line in lines]
-    return "\n".join(["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *rows]) + "\n"
-
-
-def filled(lines: Sequence[Mapping[Any, Any]]) -> list[str]:
-    """Columns that say something of any line."""
-    return [name for name in lines[0] if name != "cell" and any(shown(name, line[name]) for line in lines)]

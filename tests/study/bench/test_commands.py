@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +15,7 @@ from study import store
 from study.bench.__main__ import main
 from study.bench.store import read_cell, read_samples
 from study.cost.match import measured_rate
-from study.results import read_rows
+from study.results import read_rows, write_rows
 
 HERE = Path(__file__).parent
 QUICK = ["--min-samples", "4", "--min-seconds", "0", "--repeats", "2", "--blocks", "2", "--rejected", "1000"]
@@ -77,31 +80,77 @@ def test_the_same_measurement_twice_tells_no_lie(measured: Path, capsys: pytest.
     assert main(["compare", str(measured), str(measured)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 7
-    assert all("no difference told" in line for line in lines[:-1])
+    assert all("no difference told" in line or "no answer, the interval" in line for line in lines[:-1])
+    assert "hold together in 95 %" in lines[-1]
+
+
+def without_noise(measured: Path, folder: Path, factor: float) -> Path:
+    """The same results with every sample at its cell's median, times a factor."""
+    shutil.copytree(measured, folder)
+    frame = pd.read_parquet(measured / "samples.parquet")
+    frame.loc[:, "phase0":"cpu"] = factor * frame.groupby("cell").transform("median").loc[:, "phase0":"cpu"]
+    frame.to_parquet(folder / "samples.parquet")
+    return folder
+
+
+def with_fact(folder: Path, fact: str, value: str) -> None:
+    for file in folder.glob("runs/*/rows.jsonl"):
+        rows = read_rows(file)
+        write_rows(file, [replace(row, provenance={**row.provenance, fact: value}) for row in rows])
 
 
 def test_a_change_is_told_with_its_interval(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    after = tmp_path / "after"
-    after.mkdir()
-    (after / "runs").symlink_to(measured / "runs")
-    (after / "machine.json").write_text((measured / "machine.json").read_text())
-    frame = pd.read_parquet(measured / "samples.parquet")
-    frame.loc[:, "phase0":"cpu"] = frame.groupby("cell").transform("median").loc[:, "phase0":"cpu"]
-    slow = frame.copy()
-    slow.loc[:, "phase0":"cpu"] *= 2
-    before = tmp_path / "before"
-    before.mkdir()
-    (before / "runs").symlink_to(measured / "runs")
-    (before / "machine.json").write_text((measured / "machine.json").read_text())
-    frame.to_parquet(before / "samples.parquet")
-    slow.to_parquet(after / "samples.parquet")
+    before, after = (without_noise(measured, tmp_path / name, factor) for name, factor in (("b", 1.0), ("a", 2.0)))
+    for folder in (before, after):
+        with_fact(folder, "peak_gflops", "50")
     assert main(["compare", str(before), str(after)]) == 0
     assert capsys.readouterr().out.count("slower, time +100.0% [+100.0%, +100.0%]") == 6
-    facts = json.loads((after / "machine.json").read_text())
-    facts["provenance"]["cpu"] = "another"
-    (after / "machine.json").write_text(json.dumps(facts))
+    with_fact(after, "peak_gflops", "20")  # the machine itself was that much slower
+    assert main(["compare", str(before), str(after), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {change["verdict"] for change in found} == {"no answer, the interval is too wide"}
+    assert found[0]["time"]["interval"] == pytest.approx([2 / 2.5, 2 * 2.5])
+    with_fact(after, "cpu", "another")
     assert main(["compare", str(before), str(after)]) == 2
     assert "times of one machine" in capsys.readouterr().err
+
+
+def test_json_has_every_sample_row_and_warm_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spin:1", "spin:2", "--json", "--no-memory", "--out", str(tmp_path), *QUICK]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["protocol"]["repeats"] == 2
+    for cell in found["cells"]:
+        assert len(cell["samples"]) == len(read_samples(tmp_path)[cell["cell"]]) >= 4
+        assert cell["samples"][0].keys() == {"repeat", "block", "turn", "phases", "wall", "cpu"}
+        assert len(cell["warm_ups"]) == 2
+        kept = [asdict(row) for row in read_rows(tmp_path / "runs" / cell["cell"] / "rows.jsonl")]
+        assert json.loads(json.dumps(kept)) == cell["rows"]
+
+
+def test_no_time_is_shown_without_n_and_interval(measured: Path) -> None:
+    lines = [line.split("|")[1:-1] for line in (measured / "table.md").read_text().splitlines()]
+    head = [name.strip() for name in lines[0]]
+    for line in lines[2:]:
+        cells = dict(zip(head, (cell.strip() for cell in line), strict=True))
+        assert re.fullmatch(r"\S+ \[\S+, \S+\]", cells["ms [95 %]"])
+        assert int(cells["n"]) >= 4
+        for name in ("ratio [95 %]", "CPU ratio [95 %]"):
+            assert not cells[name] or re.fullmatch(r"\S+ \[\S+, \S+\]", cells[name])
+
+
+def test_what_is_recorded_of_a_gpu_is_every_size_compiled_and_not() -> None:
+    from study.bench.config import Cell, Spin
+    from study.bench.record import network_suites
+
+    suites = network_suites(Cell(Spin(1), device="cuda"))
+    cells = [cell for suite in suites for cell in suite]
+    assert {cell.dtype for cell in cells} == {"bf16"}
+    assert {cell.compile for cell in cells} == {False, True}
+    assert {cell.subject.size for cell in cells} == {(32, 32), (64, 64)}
+    assert {"dit-s/2", "dit-b/2", "dit-xl/2", "diffussm-xl", "unet-ldm-8"} <= {cell.subject.name for cell in cells}
+    assert all(cell.subject.config.macs().total for cell in cells)
+    on_cpu = [cell for suite in network_suites(Cell(Spin(1))) for cell in suite]
+    assert {cell.mode for cell in on_cpu} == {"forward", "train", "sample"}
 
 
 def test_known_work_is_ranked_by_cpu_time_in_real_processes(tmp_path: Path) -> None:
