@@ -1,0 +1,311 @@
+"""Everything there is to know of a GPU, in a few minutes: are the kernels right, and how fast is what.
+
+    python -m benchmarks.gpu                          # on a CUDA machine; writes results/bench/<machine>/gpu_*
+    python -m benchmarks.gpu --only exactness cores   # some of it
+    python -m benchmarks.gpu --tiny --device cpu      # the same script on a CPU, kernels in Triton's interpreter
+
+1. exactness: every form of S4D's core against float64, float32 and bf16, outputs and all gradients
+2. ceilings: a copy and a matrix product, the two limits that everything else is a share of
+3. cores: forward and forward with backward of every form, ours and peers', in turns; medians and quartiles
+4. models: bf16 training steps of DiffuSSM-XL and DiT-XL/2 at 256 and 512 pixels, images per second, utilisation,
+   memory; sampling; and what one training step spends its time in
+
+Times are the device's own (events), after a head start that hides launching, with caches flushed in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.exactness import LENGTHS, Case, table
+from benchmarks.gpu_cores import REFERENCE, Shape, sides
+from models.ssm.forms import Form
+from study.bench.config import Cell, Network
+from study.bench.store import machine_folder
+from study.bench.workload import make_work
+
+PARTS = ("exactness", "ceilings", "cores", "models")
+HEAD_START = 4_000_000  # cycles for which the device waits while a chain of launches is queued
+FLUSHED = 1 << 28  # bytes: more than any second-level cache
+FLOPS_PER_MAC = 2
+
+
+class Spread(NamedTuple):
+    """Milliseconds: the median and the quartiles."""
+
+    low: float
+    median: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.low:.3f}-{self.high:.3f})"
+
+
+class Plan(NamedTuple):
+    """How large everything is."""
+
+    device: torch.device
+    rounds: int
+    dtypes: list[torch.dtype]
+    cases: list[Case]
+    shapes: list[Shape]
+    networks: list[Network]
+    batches: dict[int, int]  # by side of the input
+    steps: int  # of a sample
+    matrix: int  # side of the product that is the ceiling
+    copied: int  # bytes of the copy that is
+    dtype: str
+
+    @classmethod
+    def whole(cls, device: torch.device, rounds: int) -> Plan:
+        cases = [Case(length, 2, 5, 32, 2, streams) for length in LENGTHS for streams in (1, 2)]
+        cases += [Case(1000, batch, 3, 32) for batch in (1, 16, 33, 64)] + [
+            Case(1024, 4, 3, 8),
+            Case(300, 2, 3, 4, 1, 1),
+        ]
+        shapes = [Shape(b, n, 1152, 64, join) for join in ("sum", "concat") for n in (1024, 4096) for b in (16, 64)]
+        networks = [Network(name, (side, side)) for side in (32, 64) for name in ("diffussm-xl", "dit-xl/2")]
+        dtypes = [torch.float32, torch.bfloat16]
+        return cls(device, rounds, dtypes, cases, shapes, networks, {32: 64, 64: 16}, 10, 8192, 1 << 31, "bf16")
+
+    @classmethod
+    def tiny(cls, device: torch.device) -> Plan:
+        networks = [Network(name, (8, 8)) for name in ("diffussm-tiny", "dit-tiny")]
+        shape = Shape(2, 70, 2, 8, "sum")
+        cases, dtypes = [Case(100, 2, 1)], [torch.float32]
+        return cls(device, 3, dtypes, cases, [shape], networks, {8: 2}, 2, 64, 1 << 16, "fp32")
+
+
+class Ceilings(NamedTuple):
+    copy: float  # bytes per second, read and written together
+    product: float  # floating-point operations per second
+
+
+class Clock:
+    """Times of single calls on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        if self.cuda:
+            self.flushed = torch.empty(FLUSHED, dtype=torch.int8, device=device)
+            self.marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+
+    def milliseconds(self, call: Callable[[], object]) -> float:
+        if not self.cuda:
+            start = time.perf_counter()
+            call()
+            return (time.perf_counter() - start) * 1e3
+        torch.cuda._sleep(HEAD_START)
+        self.flushed.zero_()
+        self.marks[0].record()
+        call()
+        self.marks[1].record()
+        torch.cuda.synchronize()
+        return self.marks[0].elapsed_time(self.marks[1])
+
+    def interleaved(self, calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, Spread | str]:
+        """All in turns, each after two untimed calls; one that does not fit is told apart, not made smaller."""
+        times: dict[str, list[float]] = {}
+        failed: dict[str, Spread | str] = {}
+        for name, call in calls.items():
+            try:
+                for _ in range(2):
+                    call()
+                times[name] = []
+            except torch.cuda.OutOfMemoryError:
+                failed[name] = "out of memory"
+        for _ in range(rounds):
+            for name, taken in times.items():
+                taken.append(self.milliseconds(calls[name]))
+        return {name: Spread(*statistics.quantiles(t, n=4, method="inclusive")) for name, t in times.items()} | failed
+
+
+def exactness(plan: Plan) -> Iterator[str]:
+    yield from table(str(plan.device), list(Form), plan.dtypes, plan.cases)
+
+
+def ceilings(plan: Plan, clock: Clock) -> Ceilings:
+    source = torch.ones(plan.copied // 4, device=plan.device)
+    target = torch.empty_like(source)
+    dtype = torch.bfloat16 if plan.dtype == "bf16" else torch.float32
+    a, b = (torch.randn(plan.matrix, plan.matrix, device=plan.device, dtype=dtype) for _ in range(2))
+    times = clock.interleaved({"copy": lambda: target.copy_(source), "product": lambda: a @ b}, max(plan.rounds, 5))
+    copy, product = (times[name].median / 1e3 for name in ("copy", "product"))  # type: ignore[union-attr]
+    return Ceilings(2 * source.nbytes / copy, FLOPS_PER_MAC * plan.matrix**3 / product)
+
+
+def cores(plan: Plan, clock: Clock, limits: Ceilings) -> Iterator[dict[str, str]]:
+    """A line per shape, form and direction of the pass."""
+    for shape in plan.shapes:
+        made, absent = sides(shape, plan.device)
+        floor = shape.least_bytes() / limits.copy * 1e3
+        for reason in absent:
+            yield {"shape": str(shape), "form": reason, "pass": "", "ms": "not here"}
+        passes = {
+            "forward": {name: side.forward for name, side in made.items()},
+            "forward and backward": {name: side.both for name, side in made.items() if side.both is not None},
+        }
+        for what, calls in passes.items():
+            times = clock.interleaved(calls, plan.rounds)
+            yield from core_lines(str(shape), what, times, floor if what == "forward" else None)
+        del made
+        if clock.cuda:
+            torch.cuda.empty_cache()
+
+
+def core_lines(shape: str, what: str, times: dict[str, Spread | str], floor: float | None) -> Iterator[dict[str, str]]:
+    """`x reference`: how often faster than the module. `x floor`: how often slower than moving x and y once."""
+    reference = times[REFERENCE]
+    for name, spread in times.items():
+        line = {"shape": shape, "form": name, "pass": what, "ms": str(spread)}
+        if isinstance(spread, Spread) and isinstance(reference, Spread):
+            line["x reference"] = f"{reference.median / spread.median:.1f}"
+        if isinstance(spread, Spread) and floor is not None:
+            line["x floor"] = f"{spread.median / floor:.2f}"
+        yield line
+
+
+def models(plan: Plan, clock: Clock, limits: Ceilings, compiled: bool, folder: Path) -> Iterator[dict[str, str]]:
+    """Training steps, then samples; a profile of every step is left in the folder."""
+    for side, batch in plan.batches.items():
+        for mode in ("train", "sample"):
+            cells = {
+                f"{network.name} {side}x{side}": Cell(
+                    network, mode, batch, plan.dtype, compiled, plan.device.type, steps=plan.steps
+                )
+                for network in plan.networks
+                if network.size[0] == side
+            }
+            yield from model_lines(plan, clock, limits, cells, folder)
+
+
+def model_lines(
+    plan: Plan, clock: Clock, limits: Ceilings, cells: dict[str, Cell], folder: Path
+) -> Iterator[dict[str, str]]:
+    """Networks one after the other: two of these do not fit beside each other."""
+    for name, cell in cells.items():
+        line = {"model": name, "mode": cell.mode, "batch": str(cell.batch)}
+        if clock.cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            work, _ = make_work(cell)
+        except torch.cuda.OutOfMemoryError:
+            yield line | {"ms": "out of memory"}
+            continue
+        call = _all_phases(list(work.values()))
+        spread = clock.interleaved({name: call}, max(2, plan.rounds // 2))[name]
+        line["ms"] = str(spread)
+        if isinstance(spread, Spread):
+            seconds = spread.median / 1e3
+            line["img/s"] = f"{cell.batch / seconds:.1f}"
+            line["utilisation"] = f"{FLOPS_PER_MAC * (cell.gmacs() or 0) * 1e9 / seconds / limits.product:.1%}"
+        if clock.cuda:
+            line["GiB"] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
+        yield line
+        if cell.mode == "train":
+            file = folder / f"gpu_profile_{re.sub('[^a-z0-9]+', '-', name)}.txt"
+            file.write_text(f"{name}, batch {cell.batch}: where a training step goes\n{profiled(call, clock.cuda)}\n")
+        del work, call
+
+
+def _all_phases(phases: list[Callable[[], object]]) -> Callable[[], object]:
+    return lambda: [phase() for phase in phases]
+
+
+def profiled(call: Callable[[], object], cuda: bool) -> str:
+    from torch.profiler import ProfilerActivity, profile
+
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
+    with profile(activities=activities) as profiler:
+        call()
+    key = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    return profiler.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=60)
+
+
+def markdown(lines: list[dict[str, str]]) -> str:
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    rows = [columns, ["---"] * len(columns), *([line.get(column, "") for column in columns] for line in lines)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def write(folder: Path, name: str, lines: list[dict[str, str]], head: str) -> None:
+    """`gpu_<name>.md` to read and `gpu_<name>.csv` to compute with."""
+    (folder / f"gpu_{name}.md").write_text(f"{head}\n\n{markdown(lines)}")
+    with (folder / f"gpu_{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for line in lines for key in line)))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def described(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, kernels interpreted"
+    return f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}"
+
+
+def run(plan: Plan, only: list[str], folder: Path, compiled: bool) -> bool:
+    """Whether everything that was checked is within the tolerances."""
+    clock, head, right = Clock(plan.device), described(plan.device), True
+    folder.mkdir(parents=True, exist_ok=True)
+    print(head, flush=True)
+    if "exactness" in only:
+        rows = []
+        for row in exactness(plan):
+            print(row, flush=True)
+            rows.append([cell.strip() for cell in row.strip("|").split("|")])
+        names = [name or "verdict" for name in rows[0]]
+        lines = [dict(zip(names, row, strict=True)) for row in rows[2:]]
+        right = all(line["verdict"] == "within" for line in lines)
+        write(folder, "exactness", lines, head)
+    limits = ceilings(plan, clock)
+    line = {"copy GB/s": f"{limits.copy / 1e9:.1f}", "product TFLOP/s": f"{limits.product / 1e12:.2f}"}
+    print(markdown([line]), flush=True)
+    write(folder, "ceilings", [line], head)
+    timed = {"cores": cores(plan, clock, limits), "models": models(plan, clock, limits, compiled, folder)}
+    for name, made in timed.items():
+        if name in only:
+            lines = []
+            for line in made:
+                print(" | ".join(line.values()), flush=True)
+                lines.append(line)
+            write(folder, name, lines, head)
+    return right
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, ... or with --tiny cpu")
+    parser.add_argument("--tiny", action="store_true", help="toy sizes: proves that the script runs")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="ceilings are always measured")
+    parser.add_argument("--rounds", type=int, default=20, help="times that every form takes its turn, at least 2")
+    parser.add_argument("--compile", action="store_true", help="compile the models (a minute or so each)")
+    parser.add_argument("--out", type=Path, help="folder of the results (results/bench/<this machine>)")
+    asked = parser.parse_args()
+    device = torch.device(asked.device)
+    if asked.rounds < 2:
+        parser.error(f"--rounds {asked.rounds} is not valid: must be at least 2")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device {asked.device} is not valid: no CUDA device here; must be cpu with --tiny")
+    if device.type == "cpu" and not asked.tiny:
+        parser.error("--device cpu is not valid without --tiny: the kernels are interpreted there")
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported, and torch may have
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.gpu", *sys.argv[1:]])
+    plan = Plan.tiny(device) if asked.tiny else Plan.whole(device, asked.rounds)
+    right = run(plan, asked.only, asked.out or machine_folder(asked.device), asked.compile)
+    sys.exit(0 if right else 1)
+
+
+if __name__ == "__main__":
+    main()
