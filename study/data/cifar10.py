@@ -98,7 +98,7 @@ def find(path: Path) -> Found:
 
 @register_on_disk(Dataset(name="cifar10", size=(32, 32), channels=3, classes=10, counts=(50_000, 2_000, 8_000)), find)
 def open_cifar10(config: DataConfig, split: Split) -> ImageSet:
-    batches = read_batches(Path(str(config.path)).expanduser())
+    batches = read_batches(Path(str(config.path)))
     numbers = dealt(batches.labels, batches.apart, config, split)
     labels = torch.from_numpy(batches.labels[numbers])
     return ImageSet(

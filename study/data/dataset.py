@@ -134,6 +134,8 @@ class DataConfig:
         return {**shared, **{name: getattr(self, name) for name in own}}
 
     def _check_on_disk(self, offer: Dataset) -> None:
+        if self.path is not None:  # a job may start in another folder
+            object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
         for name in COUNTS:
             if getattr(self, name) is not None:
                 _require_integer(name, getattr(self, name), 1, None, self.name)
@@ -252,7 +254,7 @@ def offered(config: DataConfig) -> Dataset:
 
 def find(name: str, path: str) -> Found:
     """What lies at a path, as a set of that name."""
-    place = Path(path).expanduser()
+    place = Path(path).expanduser().absolute()
     require(place.exists(), "path", path, "a file or folder that exists")
     return _ON_DISK[name][0](place)
 

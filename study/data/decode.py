@@ -74,7 +74,7 @@ def in_colour(image: Image.Image, content: bytes) -> Image.Image:
     image.load()
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
         raise ValueError("is partly transparent: must be opaque")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:

@@ -118,7 +118,7 @@ def register_files(offer: Dataset, listing: List, rule: Rule = "centre", enlarge
 
     def open_split(config: DataConfig, split: Split) -> StreamedSet:
         assert config.size is not None  # all fields are filled in
-        files = remembered(Path(str(config.path)).expanduser())
+        files = remembered(Path(str(config.path)))
         numbers = dealt(files.labels, files.apart, config, split)
         crop = Crop(config.size, rule, enlarges)
         labels = torch.from_numpy(files.labels[numbers] if config.classes else np.zeros_like(numbers))
