@@ -20,6 +20,7 @@ from torch import Tensor
 from models.denoiser import require, require_choice
 from study.data.images import ImageSet
 from study.data.source import Source
+from study.strict import ConfigError
 
 Split = Literal["train", "heldout", "reference"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -282,8 +283,14 @@ def _drawn(config: DataConfig, split: Split) -> ImageSet:
     return ImageSet(config.name, images, labels, offer.classes, offer.latent_factor)
 
 
+def check_has_path(config: DataConfig) -> None:
+    """Refuse to run on a set on disk that could only be planned with."""
+    if dataset(config.name).on_disk and config.path is None:
+        raise ConfigError(f"data.path=None is not valid: must be where {config.name} lies: data.path=...")
+
+
 def _open(config: DataConfig, split: Split) -> Source:
-    require(config.path is not None, "data.path", config.path, f"where {config.name} lies: data.path=...")
+    check_has_path(config)
     check_digest(config, find(config.name, str(config.path)))
     return _ON_DISK[config.name][1](config, split)
 
