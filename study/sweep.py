@@ -134,12 +134,15 @@ def _following(sweep: Sweep, options: argparse.Namespace) -> Sweep:
 
 
 def _carry_out(plan: Plan, wishes: Wishes, work: Work, resubmit: bool) -> int:
+    from study.data import check_has_path
     from study.execute import Execution, wanted
     from study.launch.config import InlineConfig, SlurmConfig
     from study.launch.launcher import make_launcher
     from study.watch import watching
 
     points = wanted(plan, wishes)
+    for data in dict.fromkeys(point.config.data for point in points):
+        check_has_path(data)
     config = plan.sweep.launcher
     if isinstance(config, SlurmConfig):
         if points:
