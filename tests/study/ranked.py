@@ -26,7 +26,7 @@ PATIENCE = 60.0  # seconds of silence in tests that lose nobody: their machine m
 
 # A server that has imported everything, and computed nothing, starts each process in milliseconds.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.study.ranked", "sklearn.datasets", "torch._dynamo"])
+_SERVER.set_forkserver_preload(["tests.study.ranked", "study.sharding", "sklearn.datasets", "torch._dynamo"])
 
 Act = Callable[[Ranks], object]
 
