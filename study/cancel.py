@@ -16,7 +16,7 @@ from pathlib import Path
 from study.launch import slurm_cluster
 from study.launch.slurm_record import open_records
 from study.lease import this_machine
-from study.status import RunView, find_sweep, sweep_views
+from study.status import RunView, find_sweep, queue_of, sweep_views
 from study.strict import ConfigError
 
 
@@ -30,7 +30,7 @@ def cancel(folder: Path) -> list[str]:
         else:
             record.changed(cancelled=time.time())
             lines.append(f"scancel {record.name}")
-    for view in sweep_views(folder):
+    for view in sweep_views(folder, queue_of(folder.parent)):
         if view.claim is not None and view.claim.held and not view.claim.holder.job:
             lines.append(_interrupt(view))
     if complaints:

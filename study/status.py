@@ -15,13 +15,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from study import unscored
 from study.launch.slurm_cluster import Job
 from study.launch.slurm_end import end_of
-from study.launch.slurm_record import Place, all_open_records, look, places
+from study.launch.slurm_record import Place, all_open_records, look, places, slurm_folder
 from study.lease import Claim, newest
 from study.run_directory import Failure, RunDirectory, State, Status
 from study.strict import ConfigError, nearest
@@ -119,24 +119,30 @@ class RunView:
         return ""
 
 
-Queue = Mapping[str, Place]
-"""By run id."""
+@dataclass(frozen=True)
+class Queue:
+    """What a store has in a cluster's queue."""
+
+    runs: Mapping[str, Place] = field(default_factory=dict)  # by run id
+    workers: Sequence[Place] = ()  # jobs that take their runs from a search
+
 
 Ask = Callable[[Path], Queue]
-"""Of the runs of a store."""
+"""Of a store."""
 
 
 def queue_of(results: Path) -> Queue:
-    """Places of a store's runs in a cluster's queue, which is asked once, and only if something was submitted."""
+    """The cluster is asked once, and only if something was submitted."""
     records = all_open_records(results)
-    return places(records, look(records) if records else None)
+    jobs = look(records) if records else None
+    return Queue(places(records, jobs), [place for r in records if r.search for place in r.places(jobs)])
 
 
 class Glimpses:
     """`queue_of` for who looks often: SLURM hears of it now and then only."""
 
     def __init__(self) -> None:
-        self._known: Queue = {}
+        self._known = Queue()
         self._asked = -ASK
 
     def __call__(self, results: Path) -> Queue:
@@ -147,14 +153,13 @@ class Glimpses:
 
 def view(results: Path, run: str, label: str = "", waiting: Queue | None = None) -> RunView:
     directory = RunDirectory(results, run)
-    place = waiting.get(run) if waiting else None
+    place = waiting.runs.get(run) if waiting else None
     return RunView(directory, label, directory.read_state(), newest(directory.path), place)
 
 
-def sweep_views(folder: Path, ask: Ask = queue_of) -> list[RunView]:
+def sweep_views(folder: Path, waiting: Queue) -> list[RunView]:
     """Every run of a sweep, in its order."""
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    waiting = ask(folder.parent)
     return [view(folder.parent, point["run"], point["label"], waiting) for point in plan["points"]]
 
 
@@ -176,16 +181,43 @@ def tail(path: Path) -> list[str]:
 
 
 def describe_sweep(folder: Path, ask: Ask = queue_of) -> list[str]:
-    views = sweep_views(folder, ask)
+    waiting = ask(folder.parent)
+    views = sweep_views(folder, waiting)
     counts = Counter(view.standing for view in views)
-    lines = [f"{folder}: {_told(counts, len(views))}"]
-    width = max(len(view.label) for view in views)
+    lines = [f"{folder}: {_told(counts, len(views))}", *search_lines(folder, waiting)]
+    width = max((len(view.label) for view in views), default=0)
     for each in views:
         lines.append(f"  {each.directory.identity}  {each.label:{width}}  {each.standing:14}  {each.detail}".rstrip())
         if each.standing == "failed":
             lines += [f"      {line}" for line in tail(each.directory.log)[-LAST_LINES:]]
     empty = unscored.lines_of_many(unscored.read_unscored(each.directory.unscored) for each in views)
     return lines + [f"  {line}" for line in empty]
+
+
+def search_lines(folder: Path, waiting: Queue) -> list[str]:
+    """How far a search is, and where its workers are; nothing of a sweep whose points were listed."""
+    workers = [place for place in waiting.workers if place.submission.folder == str(slurm_folder(folder))]
+    lines = [f"  worker {place.submission.job}_{place.index}  {_of_worker(place)}" for place in workers]
+    try:
+        trials = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return lines
+    words = Counter(trial["failure"] or trial["state"] for trial in trials)
+    return [f"  {len(trials)} trials: {', '.join(f'{n} {word}' for word, n in words.most_common())}", *lines]
+
+
+def _of_worker(place: Place) -> str:
+    """What SLURM makes of a job at a search."""
+    job = place.job
+    if job is None:
+        return "submitted"
+    again = f", restarted {job.restarts} times" if job.restarts else ""
+    if job.is_open:
+        return f"waits: {job.reason}{again}" if job.waits else f"{job.state.lower()} on {job.nodes}{again}"
+    if job.state == "COMPLETED":
+        return "found nothing left to do"
+    failure, message = end_of(place)
+    return f"{failure}: {message}{again}"
 
 
 def describe_run(results: Path, run: str, ask: Ask = queue_of) -> list[str]:
@@ -199,13 +231,13 @@ def describe_store(results: Path, ask: Ask = queue_of) -> list[str]:
     folders = sorted(plan.parent for plan in results.glob("*/plan.json"))
     lines, waiting = [], ask(results)
     for folder in folders:
-        views = sweep_views(folder, lambda _: waiting)
+        views = sweep_views(folder, waiting)
         lines.append(f"{folder}: {_told(Counter(view.standing for view in views), len(views))}")
     return lines or [f"{results}: no sweep yet"]
 
 
 def _told(counts: Counter[str], total: int) -> str:
-    return f"{total} runs: " + ", ".join(f"{count} {standing}" for standing, count in counts.most_common())
+    return f"{total} runs: {', '.join(f'{n} {standing}' for standing, n in counts.most_common())}".removesuffix(": ")
 
 
 def describe(results: Path, name: str | None, ask: Ask = queue_of) -> list[str]:

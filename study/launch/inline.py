@@ -16,10 +16,13 @@ class Inline:
         """How each task ended, as it ends."""
         for task in tasks:
             self._task = task
-            yield perform(task, self.work)
+            yield self.do(task)
             self._task = None
             if should_stop():
                 return
+
+    def do(self, task: Task) -> Outcome:
+        return perform(task, self.work)
 
     def active(self) -> list[Task]:
         return [self._task] if self._task else []

@@ -4,51 +4,34 @@ from __future__ import annotations
 
 import getpass
 import logging
-import os
 import shlex
-import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import submitit
-from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
 
 from study.estimate import estimate
 from study.launch.config import SlurmConfig
-from study.launch.slurm_cluster import Job, check_installed, check_options, limits, refusal
-from study.launch.slurm_end import UNSHARED, end_of
-from study.launch.slurm_job import do_task
-from study.launch.slurm_record import (
-    Place,
-    Submission,
-    all_open_records,
-    is_over,
-    jobs_of,
-    look,
-    new_token,
-    places,
-    slurm_folder,
-)
+from study.launch.slurm_cluster import check_installed, check_options, refusal
+from study.launch.slurm_known import FAILED, QUEUED, Known, let_arrive
+from study.launch.slurm_limits import limits
+from study.launch.slurm_packs import packs
+from study.launch.slurm_record import Submission, all_open_records, new_token, slurm_folder
+from study.launch.slurm_script import FullError, sbatch_flags, send, warning_seconds, without_foreign
 from study.launch.slurm_snapshot import snapshot
-from study.launch.work import Outcome, Task, record_death
-from study.lease import newest, take
-from study.run_directory import Failure, State, Status, load_config
+from study.launch.work import Outcome, Task
+from study.lease import take
+from study.run_directory import State, Status, load_config
 from study.strict import ConfigError
 from study.throughput import recorded_speed
 
 log = logging.getLogger("study.sweep")
 
-PACK_SECONDS = 600.0  # of work in one job: starting Python and PyTorch takes some ten
-SPREAD = 8  # jobs that short runs are spread over before they are packed
 LOOK = 2.0  # seconds between looks at the state files
 ASK = 15.0  # seconds between questions to SLURM
-IN_FLIGHT = 30.0  # seconds after which a submission without a number will not get one by itself
 LONGEST = 70  # letters of a sweep's name: squeue's column has to hold the token behind it
-FOREIGN = ("ARRAY_INX", "ERROR", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL", "WAIT")
-"""SBATCH_... variables that would overrule what the launcher itself says in the script."""
+Pack = Sequence[Task]
 
 
 class BusyError(ConfigError):
@@ -65,15 +48,17 @@ class Slurm:
             raise ConfigError(f"launcher=slurm: {sweep.name} is no name for jobs: more than {LONGEST} letters")
         check_options(config.slurm)
         self.config, self.folder, self.resubmit = config, slurm_folder(sweep), resubmit
-        self.limits = limits()
+        self.limits = limits(sbatch_flags(config))
         with without_foreign(sbatch_flags(config)):
             complaint = refusal(sbatch_flags(config))
         if complaint:
             raise ConfigError(f"launcher=slurm: SLURM refuses such a job: {complaint}")
         self.results = self.folder.parent.parent
         self.submitted: list[str] = []  # job numbers, in this call
-        self.sent = self.held = 0  # runs: submitted now; in others' hands already
-        self.unsent: list[Task] = []  # for want of room in the queue
+        self.sent = 0  # runs submitted in this call
+        self.held: Counter[str] = Counter()  # runs not to be submitted, by the reason
+        self.left_out = 0  # runs that found no room
+        self.unsent: list[Task] = []  # those, and what a job that ended had not come to
         self._at_work: list[Task] = []
 
     def launch(self, tasks: Iterable[Task], should_stop: Callable[[], bool]) -> Iterator[Outcome]:
@@ -89,17 +74,25 @@ class Slurm:
 
     def awaited(self) -> set[str]:
         """Runs of which a job is still to come or at work, as far as SLURM says."""
-        records = all_open_records(self.results)
-        jobs = self._queue(records)
-        return {run for run, place in places(records, jobs).items() if self._may_come(place, jobs)}
+        return self._known().awaited()
 
-    def report(self) -> list[str]:
+    def hire(self, count: int, search: str, retry: Sequence[str]) -> int:
+        """Have so many jobs at a search, whose file is given as text; how many of them were sent now."""
+        with self._submitting():
+            known = self._settled()
+            known.close_ended()
+            present = min(count, known.workers())
+            self.held = Counter({QUEUED: present} if present else {})
+            missing = count - present
+            self.left_out = len(self._send([()] * missing, known.queued, search, retry))
+        return missing - self.left_out
+
+    def report(self, what: str = "runs") -> list[str]:
         """What happened, for a caller that does not wait."""
-        lines = [f"{self.sent} runs submitted: job {', '.join(self.submitted)}"] if self.submitted else []
-        if self.held:
-            lines.append(f"{self.held} runs are queued or running already")
-        if self.unsent:
-            lines.append(f"{len(self.unsent)} runs found no room among {self.limits.jobs} jobs: call again later")
+        lines = [f"{self.sent} {what} submitted: job {', '.join(self.submitted)}"] if self.submitted else []
+        lines += [f"{count} {what} {reason}" for reason, count in self.held.items()]
+        if self.left_out:
+            lines.append(f"{self.left_out} {what} found no room among {self.limits.most} jobs: call again later")
         where = "" if self.results == Path("results").absolute() else f" --results {shlex.quote(str(self.results))}"
         name = self.folder.parent.name
         return [
@@ -118,86 +111,49 @@ class Slurm:
         with lease:
             yield
 
-    def _submit(self, tasks: Sequence[Task]) -> None:
-        records = all_open_records(self.results)
-        let_arrive(records)
-        jobs = self._queue(records)
-        settled = [self._settled(record, jobs) for record in records]
-        known = places([record for record in settled if record is not None], jobs)
-        missing = [task for task in tasks if not self._is_elsewhere(task, known.get(task.run), jobs)]
-        # only what was read before SLURM answered: of what was submitted since, the answer knows nothing
-        close_ended([record for record in settled if record and record.cluster == self.limits.cluster], jobs)
-        self.held, self.unsent = len(tasks) - len(missing), []
-        if missing:
-            self._send(missing, sum(job.is_open for job in jobs or ()))
-
-    def _queue(self, records: Sequence[Submission]) -> list[Job] | None:
-        jobs = look(records)
-        if jobs is None and not self.resubmit:
+    def _known(self) -> Known:
+        known = Known.now(self.folder, self.limits.cluster, self.resubmit)
+        if known.jobs is None and not self.resubmit:
             log.warning("SLURM does not answer: what was submitted counts as queued (--resubmit: as gone)")
-        return jobs
+        return known
 
-    def _settled(self, record: Submission, jobs: list[Job] | None) -> Submission | None:
-        """A record whose submitter died gets its job's number, or goes."""
-        if record.job or jobs is None or record.cluster != self.limits.cluster or self._is_others(record):
-            return record
-        number = next((job.array for job in jobs_of(record, jobs)), "")
-        if not number:
-            record.withdraw()
-            return None
-        log.warning("job %s was submitted by a call that ended before it could say so", number)
-        complete_pickles(record, number)
-        return record.changed(job=number)
+    def _settled(self) -> Known:
+        let_arrive(all_open_records(self.results))
+        return self._known().settled()
 
-    def _is_others(self, record: Submission) -> bool:
-        """Whether it is for somebody else to say what became of it: another user, or a submitter still at work."""
-        if record.folder == str(self.folder):
-            return False
-        claim = newest(Path(record.folder))
-        return record.user != getpass.getuser() or (claim is not None and claim.held)
+    def _submit(self, tasks: Sequence[Task]) -> None:
+        known = self._settled()
+        reasons = {task: known.hold(task) for task in tasks}
+        known.close_ended()
+        self.held = Counter(reason for reason in reasons.values() if reason)
+        missing = [task for task in tasks if not reasons[task]]
+        self.unsent = [task for pack in self._send(self._packs(missing), known.queued) for task in pack]
+        self.left_out = len(self.unsent)
 
-    def _may_come(self, place: Place, jobs: list[Job] | None) -> bool:
-        """Whether a job of the run is open, or may be as far as is known."""
-        if place.job is not None:
-            return place.job.is_open
-        return self._is_unknown(place, jobs)
-
-    def _is_unknown(self, place: Place, jobs: list[Job] | None) -> bool:
-        """Whether SLURM's answer says nothing about it."""
-        return jobs is None or not place.submission.job or place.submission.cluster != self.limits.cluster
-
-    def _is_elsewhere(self, task: Task, place: Place | None, jobs: list[Job] | None) -> bool:
-        """Whether a job has the run in its hands or will; if one had it and lost it, that is noted."""
-        claim = newest(task.directory.path)
-        if claim is not None and claim.held:
-            return True
-        if place is None:
-            return False
-        if place.job is not None and place.job.is_open:
-            return not failed_since(task, place.submission)
-        if self._is_unknown(place, jobs):
-            return not self.resubmit
-        return note_end(task, place)
-
-    def _send(self, tasks: Sequence[Task], queued: int) -> None:
-        """Array by array; when SLURM refuses one, those before it stay and are named."""
-        packs = self._packs(tasks)
-        room = max(0, self.limits.jobs - queued)
-        self.unsent = [task for pack in packs[room:] for task in pack]
-        code = snapshot(self.folder)
-        for start in range(0, min(room, len(packs)), self.limits.array):
-            chunk = packs[start : min(start + self.limits.array, room)]
+    def _send(self, packs: Sequence[Pack], queued: int, search: str = "", retry: Sequence[str] = ()) -> Sequence[Pack]:
+        """Array by array; those that found no room come back. When SLURM refuses one, those before it are named."""
+        room = self.limits.room(queued) if packs else 0
+        start, end = 0, min(room, len(packs))
+        code = str(snapshot(self.folder)) if end else ""
+        while start < end:
+            chunk = packs[start : min(start + self.limits.array, end)]
+            record = self._record(chunk, code, search, retry).write()
             try:
-                number = self._send_array(chunk, code)
+                number = send(self.config, record)
+            except FullError as error:  # others were faster, or something else is counted than we know of
+                log.warning("SLURM has no room for more jobs: %s", error)
+                break
             except ConfigError as error:
                 before = f"; submitted before that: {', '.join(self.submitted)}" if self.submitted else ""
                 raise ConfigError(f"{error}{before}") from error
+            record.changed(job=number)
             self.submitted.append(number)
-            self.sent += sum(len(pack) for pack in chunk)
+            self.sent += len(chunk) if search else sum(len(pack) for pack in chunk)
+            start += len(chunk)
+        return packs[start:]
 
-    def _send_array(self, packs: Sequence[Sequence[Task]], code: Path) -> str:
-        config = self.config
-        record = Submission(
+    def _record(self, packs: Sequence[Pack], code: str, search: str, retry: Sequence[str]) -> Submission:
+        return Submission(
             folder=str(self.folder),
             token=new_token(),
             job="",
@@ -205,33 +161,20 @@ class Slurm:
             submitted=time.time(),
             cluster=self.limits.cluster,
             user=getpass.getuser(),
-            minutes=config.time,
-            warning=warning_seconds(config.time),
-            processes=config.processes,
-            code=str(code),
-        ).write()
-        executor = make_executor(config, record)
-        indexes = list(range(len(packs)))
-        try:
-            with without_foreign(sbatch_flags(config)):
-                jobs = executor.map_array(do_task, [str(record.path)] * len(packs), indexes)
-        except (FailedJobError, FailedSubmissionError) as error:
-            said = reason_of(str(error))
-            if is_refusal(error):
-                record.withdraw()
-                raise ConfigError(f"SLURM refused an array: {said}") from error
-            raise ConfigError(f"SLURM did not say whether it took an array ({said}): call again to find out") from error
-        return record.changed(job=jobs[0].job_id.split("_")[0]).job
+            minutes=self.config.time,
+            warning=warning_seconds(self.config.time),
+            processes=self.config.processes,
+            code=code,
+            search=search,
+            retry=tuple(retry),
+        )
 
-    def _packs(self, tasks: Sequence[Task]) -> list[Sequence[Task]]:
-        if self.config.processes > 1:
-            return [[task] for task in tasks]
-        if self.config.pack:
-            return [tasks[start : start + self.config.pack] for start in range(0, len(tasks), self.config.pack)]
+    def _packs(self, tasks: Sequence[Task]) -> list[Pack]:
+        if not tasks:
+            return []
         speed = recorded_speed(self.results)
         seconds = [estimate(load_config(task.directory.config), speed).seconds for task in tasks]
-        most = min(PACK_SECONDS, self.config.time * 60 / 2)
-        return packed(tasks, seconds, most, max(1, len(tasks) // (self.config.parallel or SPREAD)))
+        return packs(self.config, tasks, seconds)
 
     def _follow(self, before: Mapping[Task, State], should_stop: Callable[[], bool]) -> Iterator[Outcome]:
         """From the state files; SLURM is asked now and then for jobs that ended without a word."""
@@ -250,156 +193,17 @@ class Slurm:
                     with suppress(BusyError), self._submitting():
                         self._submit(self.unsent)
                 for task, state in self._given_up([task for task in left if task not in self.unsent]):
+                    if state == before[task]:  # its job ended before its turn: that was no try of its own
+                        self.unsent.append(task)
+                        continue
                     left.remove(task)
                     yield Outcome(task, state)
             time.sleep(LOOK)
 
     def _given_up(self, tasks: Iterable[Task]) -> list[tuple[Task, State]]:
         """Tasks of which no job is left, and how they ended."""
-        records = all_open_records(self.results)
-        jobs = look(records)
-        if jobs is None:
+        known = Known.now(self.folder, self.limits.cluster, self.resubmit)
+        if known.jobs is None:
             return []
-        known = places(records, jobs)
-        return [
-            (task, task.directory.read_state())
-            for task in tasks
-            if not self._is_elsewhere(task, known.get(task.run), jobs)
-        ]
-
-
-def let_arrive(records: Iterable[Submission]) -> None:
-    """Wait until no array can be on its way to SLURM any more whose submitter died before it heard the number."""
-    sent = max((record.submitted for record in records if not record.job), default=0.0)
-    time.sleep(max(0.0, sent + IN_FLIGHT - time.time()))
-
-
-def failed_since(task: Task, submission: Submission) -> bool:
-    """Whether the run came to its end within this submission: its job will not do it again."""
-    state = task.directory.read_state()
-    return state.status is Status.FAILED and state.heartbeat > submission.submitted
-
-
-def close_ended(records: Iterable[Submission], jobs: list[Job] | None) -> None:
-    """Put away the records whose jobs have ended; how their runs ended is noted first."""
-    if jobs is None:
-        return
-    for record in records:
-        if record.job and is_over(record, jobs):
-            for run, place in places([record], jobs).items():
-                note_end(Task(record.results, run), place)
-            record.close()
-
-
-def note_end(task: Task, place: Place) -> bool:
-    """A job ended without saying how its run did: SLURM's word for it goes into the run's state. True if by that
-    the run has failed, so that only somebody's wish tries it again."""
-    state = task.directory.read_state()
-    said = state.status is not Status.RUNNING and state.heartbeat > place.submission.submitted
-    if state.status is Status.DONE or said:
-        return False
-    failure, message = end_of(place)
-    in_pack = len(place.submission.tasks[place.index]) > 1
-    if failure is Failure.OUT_OF_MEMORY and in_pack and state.status is not Status.RUNNING:
-        failure = Failure.KILLED  # another run of the job took the memory
-    noted = record_death(task, failure, message).state
-    if noted is None or noted.status is not Status.FAILED:
-        return False
-    log.warning("%s failed: %s, %s", task.run, noted.failure, noted.message)
-    return True
-
-
-def is_refusal(error: Exception) -> bool:
-    """Whether SLURM took nothing for certain; after a time-out, or an answer that nobody understands, it may have."""
-    return isinstance(error, FailedJobError) and "timed out" not in str(error)
-
-
-@contextmanager
-def without_foreign(flags: Iterable[str]) -> Iterator[None]:
-    """Set aside a user's SBATCH_... variables that say other than the launcher does: they go before the script."""
-    own = {"time": "TIMELIMIT", "mem": "MEM_PER_NODE"}
-    names = [f"SBATCH_{name}" for name in (*FOREIGN, *(own.get(f, f.upper().replace("-", "_")) for f in flags))]
-    aside = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(aside)
-
-
-def packed(tasks: Sequence[Task], seconds: Sequence[float], most: float, longest: int) -> list[Sequence[Task]]:
-    """Neighbours together, up to so many seconds and so many runs; in order, none left out."""
-    packs: list[list[Task]] = []
-    filled = 0.0
-    for task, cost in zip(tasks, seconds, strict=True):
-        if not packs or filled + cost > most or len(packs[-1]) >= longest:
-            packs.append([])
-            filled = 0.0
-        packs[-1].append(task)
-        filled += cost
-    return list(packs)
-
-
-def warning_seconds(minutes: int) -> int:
-    """How long before the limit SLURM is to send its signal; a two-minute job keeps most of its time."""
-    return max(10, min(90, minutes * 10))
-
-
-def sbatch_flags(config: SlurmConfig) -> dict[str, Any]:
-    """The resources of one job, by sbatch's names."""
-    wanted = {
-        "partition": config.partition,
-        "time": config.time,
-        "nodes": config.nodes,
-        "ntasks-per-node": config.processes_per_node,
-        "cpus-per-task": config.cpus,
-        "gpus-per-node": config.gpus_per_node,
-        "mem": config.mem,
-    }
-    extra = {str(name).replace("_", "-"): value for name, value in config.slurm.items()}
-    return {**{name: value for name, value in wanted.items() if value}, **extra}
-
-
-def make_executor(config: SlurmConfig, record: Submission) -> submitit.SlurmExecutor:
-    executor = submitit.SlurmExecutor(record.logs, python=config.python or shlex.quote(sys.executable))
-    flags = sbatch_flags(config)
-    requeue = {} if "no-requeue" in flags else {"requeue": True}
-    executor.update_parameters(
-        job_name=record.name,
-        time=flags.pop("time"),
-        signal_delay_s=record.warning,
-        array_parallelism=config.parallel or len(record.tasks),
-        setup=[*config.setup, *setup_lines(config, record)],
-        # srun does not take --cpus-per-task over from sbatch; a rank that lost another has to note it before it goes
-        srun_args=[f"--cpus-per-task={config.cpus}", "--kill-on-bad-exit=0", *config.srun],
-        additional_parameters={**flags, **requeue},
-    )
-    return executor
-
-
-def setup_lines(config: SlurmConfig, record: Submission) -> list[str]:
-    """Shell, before Python starts: is the record there, and may only the snapshot be imported."""
-    path, threads = shlex.quote(str(record.path)), config.cpus
-    lost = shlex.quote(f"error: {record.results} is not the folder that the jobs were submitted from, on node")
-    return [
-        f'grep -qs {record.token} {path} || {{ echo {lost} "$SLURMD_NODENAME" >&2; exit {UNSHARED}; }}',
-        f'export PYTHONPATH={shlex.quote(record.code)}"${{PYTHONPATH:+:$PYTHONPATH}}" PYTHONSAFEPATH=1',
-        "export SLURM_EXPORT_ENV=ALL",  # or srun would follow a user's --export, and lose the two lines around this one
-        f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads} OPENBLAS_NUM_THREADS={threads}",
-    ]
-
-
-def complete_pickles(record: Submission, number: str) -> None:
-    """What submitit would have put in place had it lived: the call that each task of the array waits for."""
-    for index in range(len(record.tasks)):
-        name = f"{number}_{index}" if len(record.tasks) > 1 else number
-        path = JobPaths(record.logs, job_id=name).submitted_pickle
-        if not path.exists():
-            call = DelayedSubmission(do_task, str(record.path), index)
-            call.set_timeout(record.minutes, 0)
-            call.dump(path)
-
-
-def reason_of(complaint: str) -> str:
-    """SLURM's own words out of submitit's."""
-    lines = [line.split("error:", 1)[1].strip() for line in complaint.splitlines() if "error:" in line]
-    return "; ".join(dict.fromkeys(lines)) or next(iter(complaint.splitlines()), "no reason given")
+        held = {task: known.hold(task) for task in tasks}
+        return [(task, task.directory.read_state()) for task, reason in held.items() if reason in ("", FAILED)]

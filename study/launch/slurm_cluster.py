@@ -1,4 +1,4 @@
-"""Asking SLURM: what the cluster allows, and where jobs are. Answers are hints; the state files are the truth."""
+"""Asking SLURM: where jobs are, and whether it would take one. Answers are hints; the state files are the truth."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from study.strict import ConfigError, nearest
 
@@ -30,8 +32,15 @@ OVER = (
 )
 """Any other state, also one that a later SLURM invents, may still come to something."""
 
-PASSING = "down, drained or reserved"
-"""In a complaint about nodes that may come back: a job would wait for them."""
+FULL = "SubmitJob"  # in the names of all limits to how many jobs may be in the queue: AssocMaxSubmitJobLimit, ...
+PASSING = ("down, drained or reserved", FULL)
+"""In complaints about what passes: nodes that may come back, for which a job would wait; a queue that is full."""
+
+UNHEARD = "node configuration is not available"  # what a controller says while it has not heard from its nodes
+FRESH = 60.0  # seconds after its start in which it is asked again
+
+WISHES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_")
+"""Variables in which a user says what these commands are to show, or end."""
 
 COLUMNS = {
     "ArrayJobID": 20,
@@ -69,15 +78,6 @@ class Job:
         return self.state in IN_QUEUE
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Of one cluster, for one user."""
-
-    cluster: str
-    array: int  # tasks in one array
-    jobs: int  # that may be in the queue
-
-
 def ask(*command: str) -> str | None:
     """What a command of SLURM's says, or None if it is not there, fails, or takes too long."""
     try:
@@ -89,7 +89,7 @@ def ask(*command: str) -> str | None:
 
 def plain() -> dict[str, str]:
     """The environment without a user's wishes about what SLURM's answers hold and how they look."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(WISHES)}
     return {**kept, "SLURM_TIME_FORMAT": "standard"}
 
 
@@ -97,31 +97,6 @@ def check_installed() -> None:
     for program in ("sbatch", "srun", "squeue", "scontrol"):
         if shutil.which(program) is None:
             raise ConfigError(f"launcher=slurm: there is no {program} on this machine; launcher=local runs here")
-
-
-def limits() -> Limits:
-    """What the cluster allows, in its own words."""
-    config = ask("scontrol", "show", "config")
-    if config is None:
-        raise ConfigError("launcher=slurm: SLURM's controller does not answer (scontrol show config)")
-    values = dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", config, re.MULTILINE))
-    caps = [int(values.get("MaxJobCount", 10_000))]
-    if values.get("AccountingStorageType", "").endswith("slurmdbd"):
-        caps += submit_limits()
-    array = [int(values.get("MaxArraySize", 1001))]
-    array += [int(most) for most in re.findall(r"max_array_tasks=(\d+)", values.get("SchedulerParameters", ""))]
-    return Limits(values.get("ClusterName", ""), max(1, min(array)), min(caps))
-
-
-def submit_limits() -> list[int]:
-    """The user's MaxSubmitJobs, over associations and their QOS; nothing where there is no accounting."""
-    user = getpass.getuser()
-    told = ask("sacctmgr", "-nP", "show", "assoc", "where", f"user={user}", "format=MaxSubmitJobs,QOS") or ""
-    rows = [line.split("|") for line in told.splitlines()]
-    caps = [int(row[0]) for row in rows if row[0].isdigit()]
-    names = {name for row in rows for name in row[1].split(",") if name}
-    told = ask("sacctmgr", "-nP", "show", "qos", "format=Name,MaxSubmitJobsPerUser") or "" if names else ""
-    return caps + [int(cap) for name, cap in (line.split("|") for line in told.splitlines()) if name in names and cap]
 
 
 def queue(users: Iterable[str] = ()) -> list[Job] | None:
@@ -177,6 +152,14 @@ def check_options(names: Iterable[str]) -> None:
 def refusal(flags: Mapping[str, object]) -> str:
     """What SLURM has against jobs with these options of sbatch; nothing if it would take them."""
     words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in flags.items()]
+    complaint = _refusal(words)
+    while UNHEARD in complaint and running_for() < FRESH:
+        time.sleep(1.0)
+        complaint = _refusal(words)
+    return complaint
+
+
+def _refusal(words: Sequence[str]) -> str:
     try:
         command = ["sbatch", "--test-only", *words, "--wrap=true"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
@@ -185,13 +168,24 @@ def refusal(flags: Mapping[str, object]) -> str:
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     told = re.sub(r"(?m)^(sbatch: )?(error: )?", "", done.stderr).strip().splitlines()
-    return "" if done.returncode == 0 or any(PASSING in line for line in told) else "; ".join(told)
+    passes = any(sign in line for line in told for sign in PASSING)
+    return "" if done.returncode == 0 or passes else "; ".join(told)
+
+
+def running_for() -> float:
+    """Seconds since SLURM's controller was started; endless if it does not say."""
+    told = re.search(r"(?m)^BOOT_TIME\s*= (\S+)", ask("scontrol", "show", "config") or "")
+    try:
+        return time.time() - datetime.fromisoformat(told[1]).timestamp() if told else float("inf")
+    except ValueError:
+        return float("inf")
 
 
 def cancel(name: str) -> str:
     """What SLURM has against cancelling the jobs of this name; nothing if it agreed, or has none."""
+    command = ["scancel", f"--name={name}"]
     try:
-        done = subprocess.run(["scancel", f"--name={name}"], capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=plain())
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     return "" if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"

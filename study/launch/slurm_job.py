@@ -26,7 +26,7 @@ from study.run_directory import Failure, State, Status
 from study.strict import ConfigError
 
 if TYPE_CHECKING:
-    from study.launch.work import Task
+    from study.launch.work import Task, Work
 
 AGAIN = 1.0  # seconds between reminders: a signal that comes before a run listens is passed on to it
 EARLY = 75.0  # seconds: SLURM may send its warning a minute before it was asked to
@@ -130,12 +130,21 @@ def do_task(record: str, index: int) -> None:
         try:
             submission = read_record(Path(record))
             body = Body(submission, index, signals)
-            code = body.work() if submission.processes == 1 else work_together(body)
+            code = work_alone(body) if submission.processes == 1 else work_together(body)
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             code = 2
     if code:
         sys.exit(code)
+
+
+def work_alone(body: Body) -> int:
+    """The runs of the record, or those that a search asks for."""
+    if not body.submission.search:
+        return body.work()
+    from study.search.worker import work_at_search  # a room above this one: only here does the way lead back
+
+    return work_at_search(body)
 
 
 def work_together(body: Body) -> int:
@@ -179,7 +188,8 @@ class Body:
             failed += state is not None and state.status is not Status.DONE
         return 1 if failed else 0
 
-    def do(self, task: Task) -> State | None:
+    def do(self, task: Task, work: Work | None = None) -> State | None:
+        """One try at a run, `study.run.run` unless other work is to be done; None if another process has it."""
         from study.distributed import current
         from study.launch.together import perform_together
         from study.run import run
@@ -191,17 +201,17 @@ class Body:
             return before
         self.images = before.images
         self.begun += before.status is not Status.DONE  # of one that is done, at most scores are missing
-        state = perform_together(task, run).state
+        state = perform_together(task, work or run).state
         told = "is being done elsewhere" if state is None else f"{state.status} {state.message or ''}"
         say(f"{task.run} {told}")
         return state
 
-    def leave(self, task: Task | None = None, state: State | None = None) -> int:
+    def leave(self, task: Task | None = None, state: State | None = None, number: int | None = None) -> int:
         """Note why the run in hand stopped, and ask to come back where nobody else has. The first rank speaks for all:
-        the others leave in peace, or SLURM would end it before it is through."""
+        the others leave in peace, or SLURM would end it before it is through. `number`: of a signal heard elsewhere."""
         if this_rank() > 0:
             return 0
-        number = self.signals.numbers[0] if self.signals.numbers else heard(state)
+        number = self.signals.numbers[0] if self.signals.numbers else number or heard(state)
         leave = reason_to_leave(number, Standing.asked(), self.submission.warning, this_restart())
         say(f"leaving: {leave.failure}, {leave.message}")
         stuck = task is not None and self.note(task, leave)

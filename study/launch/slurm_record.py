@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from study.atomic import write_json
 from study.launch.slurm_cluster import Job, ended, queue
@@ -35,6 +36,8 @@ class Submission:
     processes: int
     code: str  # folder of the snapshot
     cancelled: float = 0.0  # seconds since 1970; 0: not by us
+    search: str = ""  # of jobs that take their runs from a search: its sweep file
+    retry: tuple[str, ...] = ()  # there: failures after which a run of the store is done again
 
     @property
     def path(self) -> Path:
@@ -52,6 +55,11 @@ class Submission:
     @property
     def logs(self) -> Path:
         return Path(self.folder) / "logs"
+
+    def places(self, queue: list[Job] | None) -> list[Place]:
+        """Of each of its tasks."""
+        jobs = {job.index: job for job in jobs_of(self, queue or [])}
+        return [Place(self, index, jobs.get(index)) for index in range(len(self.tasks))]
 
     def write(self) -> Submission:
         write_json(self.path, asdict(self))
@@ -88,6 +96,10 @@ class Place:
         return self.submission.logs / f"{name}_0_log.err"
 
 
+ADDED: dict[str, Any] = {"search": "", "retry": []}
+"""What records did not always have: jobs may be queued for longer than a version of this code lasts."""
+
+
 def new_token() -> str:
     return uuid.uuid4().hex[:8]
 
@@ -101,7 +113,7 @@ def read_record(path: Path) -> Submission:
 
 def _read(path: Path) -> Submission:
     try:
-        return from_tree(Submission, json.loads(path.read_text(encoding="utf-8")), "record")
+        return from_tree(Submission, {**ADDED, **json.loads(path.read_text(encoding="utf-8"))}, "record")
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
@@ -141,12 +153,13 @@ def places(records: Iterable[Submission], queue: list[Job] | None) -> dict[str, 
 
     Jobs are known by their names: numbers come again, on another cluster or after years.
     """
-    jobs = {(job.name, job.index): job for job in queue or ()}
+    by_name: dict[str, list[Job]] = {}
+    for job in queue or ():
+        by_name.setdefault(job.name, []).append(job)
     found: dict[str, Place] = {}
     for record in records:
-        for index, runs in enumerate(record.tasks):
-            place = Place(record, index, jobs.get((record.name, index)))
-            found.update(dict.fromkeys(runs, place))
+        for place in record.places(by_name.get(record.name)):
+            found.update(dict.fromkeys(record.tasks[place.index], place))
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from study.launch import slurm, slurm_cluster
+from study.launch import slurm_cluster, slurm_known
 from study.launch.slurm_record import open_records
 from tests.slurm.cluster import ACCOUNTING, Cluster, missing
 from tests.slurm.conftest import skip_if
@@ -91,7 +91,7 @@ def test_a_submitter_killed_midway_loses_no_job(
     assert died.returncode == -9
     (record,) = open_records(study.results / "sweep")
     assert record.job == ""
-    monkeypatch.setattr(slurm, "IN_FLIGHT", 1.0)
+    monkeypatch.setattr(slurm_known, "IN_FLIGHT", 1.0)
     assert "1 runs are queued or running already" in study.sweep()
     (found,) = open_records(study.results / "sweep")
     assert found.job == study.job.array

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from study.launch.config import SlurmConfig, launcher_from, launcher_tree
-from study.launch.slurm import make_executor, sbatch_flags, warning_seconds
 from study.launch.slurm_record import Submission
+from study.launch.slurm_script import make_executor, sbatch_flags, warning_seconds
 from study.strict import ConfigError
 from study.sweep import main
 from tests.study.sweeping import SWEEP, sweep_file

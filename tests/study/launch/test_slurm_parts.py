@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.launch.slurm import packed, reason_of
 from study.launch.slurm_cluster import COLUMNS, Job, parse_ended, parse_job
 from study.launch.slurm_end import end_of
 from study.launch.slurm_job import Standing, reason_to_leave, seconds_of
+from study.launch.slurm_packs import packed
 from study.launch.slurm_record import Place, Submission, is_over, jobs_of, open_records, places
+from study.launch.slurm_script import reason_of
 from study.launch.slurm_snapshot import snapshot
 from study.launch.work import Task
 from study.lease import is_restart

@@ -13,11 +13,14 @@ import pytest
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from study import cancel
-from study.launch import slurm, slurm_cluster, slurm_record
+from study.launch import slurm, slurm_cluster, slurm_known, slurm_limits, slurm_record
 from study.launch.config import SlurmConfig
-from study.launch.slurm import BusyError, Slurm, is_refusal, note_end, without_foreign
-from study.launch.slurm_cluster import Job, Limits
+from study.launch.slurm import BusyError, Pack, Slurm
+from study.launch.slurm_cluster import Job
+from study.launch.slurm_known import FAILED, QUEUED, note_end
+from study.launch.slurm_limits import Cap, Limits
 from study.launch.slurm_record import Place, Submission, all_open_records, look, open_records
+from study.launch.slurm_script import FullError, is_full, is_refusal, without_foreign
 from study.launch.work import Task
 from study.lease import take
 from study.run_directory import Failure, RunDirectory, State, Status
@@ -34,15 +37,20 @@ def submitted(results: Path, sweep: str = "mine", **given: object) -> Submission
     return replace(plain, **given).write()  # type: ignore[arg-type]
 
 
+def send_nothing(self: Slurm, packs: Sequence[Pack], queued: int, search: str = "", retry: object = ()) -> list[Pack]:
+    return list(packs)
+
+
 @pytest.fixture
 def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
     """Of the sweep `mine`, on the cluster `c`, without a cluster; it sends nothing."""
     for name in ("check_installed", "check_options"):
         monkeypatch.setattr(slurm, name, lambda *given: None)
     monkeypatch.setattr(slurm, "refusal", lambda flags: "")
-    monkeypatch.setattr(slurm, "limits", lambda: Limits("c", 10, 10))
-    monkeypatch.setattr(slurm, "IN_FLIGHT", 0.0)
-    monkeypatch.setattr(Slurm, "_send", lambda self, tasks, queued: self.unsent.extend(tasks))
+    monkeypatch.setattr(slurm, "limits", lambda flags: Limits("c", 10, 10))
+    monkeypatch.setattr(slurm_known, "IN_FLIGHT", 0.0)
+    monkeypatch.setattr(Slurm, "_packs", lambda self, tasks: [[task] for task in tasks])
+    monkeypatch.setattr(Slurm, "_send", send_nothing)
     return Slurm(SlurmConfig(), tmp_path / "mine")
 
 
@@ -62,7 +70,7 @@ def test_what_is_submitted_after_slurm_answered_is_not_judged(
         submitted(tmp_path, "other", token="ef01", job="8")
         return [replace(JOB, state="COMPLETED")]
 
-    monkeypatch.setattr(slurm, "look", answer)
+    monkeypatch.setattr(slurm_known, "look", answer)
     launcher._submit([])
     assert [record.job for record in all_open_records(tmp_path)] == ["8"]
 
@@ -72,13 +80,13 @@ def test_a_live_submitters_record_is_left_to_it(
 ) -> None:
     record = submitted(tmp_path, "other", job="")
     task = state_of(tmp_path, "a")
-    monkeypatch.setattr(slurm, "look", lambda records: [])
+    monkeypatch.setattr(slurm_known, "look", lambda records: [])
     lease = take(Path(record.folder))
     assert lease is not None
     with lease:
         launcher._submit([task])
         assert open_records(tmp_path / "other") == [record]
-        assert launcher.held == 1
+        assert launcher.held == {QUEUED: 1}
     launcher._submit([task])
     assert open_records(tmp_path / "other") == []
     assert launcher.unsent == [task]
@@ -86,9 +94,39 @@ def test_a_live_submitters_record_is_left_to_it(
 
 def test_another_users_record_is_left_to_them(launcher: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = submitted(tmp_path, "other", job="", user="somebody")
-    monkeypatch.setattr(slurm, "look", lambda records: [])
-    launcher._submit([])
+    monkeypatch.setattr(slurm_known, "look", lambda records: [])
+    task = state_of(tmp_path, "a")
+    launcher._submit([task])
     assert open_records(tmp_path / "other") == [record]
+    assert launcher.report()[0].startswith("1 runs are held by a call of somebody that ended before SLURM's answer: ")
+    assert "--resubmit" in launcher.report()[0]
+    assert Slurm(SlurmConfig(), tmp_path / "mine", resubmit=True)._known().hold(task) == ""
+
+
+def test_a_follower_sends_what_a_lost_job_never_came_to_without_counting_a_try(
+    launcher: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted(tmp_path)
+    lost, never = state_of(tmp_path, "a", status=Status.RUNNING, attempts=1), Task(str(tmp_path), "b")
+    never.directory.path.mkdir(parents=True)
+    before = {task: task.directory.read_state() for task in (lost, never)}
+    sent: list[Sequence[Task]] = []
+
+    def send(packs: Sequence[Pack], queued: int) -> list[Pack]:
+        sent.extend(packs)
+        never.directory.write_state(State(), status=Status.DONE)
+        return []
+
+    monkeypatch.setattr(launcher, "_send", send)
+    monkeypatch.setattr(slurm_known, "look", lambda records: [replace(JOB, state="FAILED")])
+    monkeypatch.setattr(slurm, "ASK", -1.0)
+    monkeypatch.setattr(slurm, "LOOK", 0.0)
+    ends = list(launcher._follow(before, lambda: False))
+    assert [(end.task, end.state.status, end.state.failure) for end in ends if end.state] == [
+        (lost, Status.PENDING, Failure.KILLED),
+        (never, Status.DONE, None),
+    ]
+    assert sent == [[never]]
 
 
 @pytest.mark.parametrize(
@@ -111,25 +149,27 @@ def test_which_runs_may_still_come(
     awaited: bool,
 ) -> None:
     submitted(tmp_path, **given)
-    monkeypatch.setattr(slurm, "look", lambda records: jobs)
+    monkeypatch.setattr(slurm_known, "look", lambda records: jobs)
     assert launcher.awaited() == ({"a", "b"} if awaited else set())
 
 
 def test_memory_fails_the_run_that_had_it_and_no_other_of_its_pack(
     launcher: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The failed one is not sent again by the call that notes it."""
+    """The failed one is neither sent again by the call that notes it nor called queued; the other was never begun."""
     submitted(tmp_path)
     running, waiting = state_of(tmp_path, "a", status=Status.RUNNING, attempts=1), Task(str(tmp_path), "b")
     waiting.directory.path.mkdir(parents=True)
-    monkeypatch.setattr(slurm, "look", lambda records: [replace(JOB, state="OUT_OF_MEMORY")])
+    monkeypatch.setattr(slurm_known, "look", lambda records: [replace(JOB, state="OUT_OF_MEMORY")])
     launcher._submit([running, waiting])
     states = [task.directory.read_state() for task in (running, waiting)]
     assert [(state.status, state.failure) for state in states] == [
         (Status.FAILED, Failure.OUT_OF_MEMORY),
-        (Status.PENDING, Failure.KILLED),
+        (Status.PENDING, None),
     ]
     assert launcher.unsent == [waiting]
+    assert launcher.held == {FAILED: 1}
+    assert "1 runs have failed meanwhile: " in launcher.report()[0]
 
 
 def test_one_run_that_never_began_for_want_of_memory_has_failed(tmp_path: Path) -> None:
@@ -157,7 +197,7 @@ def test_a_follower_waits_for_new_ends_only(launcher: Slurm, tmp_path: Path, mon
 
     launcher.unsent = [task]
     monkeypatch.setattr(launcher, "_submitting", busy)
-    monkeypatch.setattr(slurm, "look", lambda records: None)
+    monkeypatch.setattr(slurm_known, "look", lambda records: None)
     monkeypatch.setattr(slurm, "ASK", -1.0)
     monkeypatch.setattr(time, "sleep", later)
     assert [outcome.task for outcome in launcher._follow(before, lambda: False)] == [done, task]
@@ -184,6 +224,123 @@ def test_a_users_variables_do_not_overrule_the_script(monkeypatch: pytest.Monkey
     assert dict(os.environ) == before
     assert "SQUEUE_STATES" not in slurm_cluster.plain()
     assert slurm_cluster.plain()["SLURM_TIME_FORMAT"] == "standard"
+
+
+@pytest.mark.parametrize("own", ["mem", "mem-per-cpu"])
+def test_memory_said_by_a_variable_does_not_contradict_what_the_launcher_says(
+    monkeypatch: pytest.MonkeyPatch, own: str
+) -> None:
+    for name in ("SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU", "SBATCH_MEM_PER_NODE", "SLURM_MEM_PER_CPU"):
+        monkeypatch.setenv(name, "1")
+    with without_foreign({"time": 60}):
+        assert sum(name.startswith("SBATCH_MEM") for name in os.environ) == 3  # the launcher says nothing of it
+    with without_foreign({own: "1G"}):
+        assert not [name for name in os.environ if "_MEM_PER_" in name]
+
+
+def test_scancel_ends_what_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not only those of an account, or in a state, that a user has put into a variable."""
+    (tmp_path / "scancel").write_text(f"#!/bin/sh\nenv > {tmp_path}/seen; echo $1 >> {tmp_path}/seen\n")
+    (tmp_path / "scancel").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SCANCEL_STATE", "PENDING")
+    assert slurm_cluster.cancel("mine.abcd") == ""
+    seen = (tmp_path / "seen").read_text()
+    assert seen.endswith("--name=mine.abcd\n")
+    assert "SCANCEL_" not in seen
+
+
+ASSOCIATIONS = "lab||4|normal,tight|\nlab|gpu|6|normal,tight|tight\n"
+USERS = {"format=DefaultAccount": "lab\n", "format=Name,MaxSubmitJobsPerUser": "normal|\ntight|2\nnight|30\n"}
+PARTITIONS = (
+    "PartitionName=low Default=YES QoS=N/A\nPartitionName=gpu Default=NO QoS=N/A\n"
+    "PartitionName=dark Default=NO QoS=night\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable", "cap"),
+    [
+        ({}, "", Cap(4, "--account=lab")),
+        ({"qos": "tight"}, "", Cap(2, "--qos=tight")),
+        ({}, "tight", Cap(2, "--qos=tight")),
+        ({"qos": "normal"}, "tight", Cap(4, "--account=lab")),
+        ({"partition": "gpu"}, "", Cap(2, "--qos=tight")),  # the QOS that goes with that association
+        ({"partition": "gpu", "qos": "normal"}, "", Cap(6, "--account=lab")),
+        ({"partition": "dark", "qos": "tight"}, "", Cap(30, "--qos=night")),  # a partition's QOS goes first
+        ({"account": "free"}, "", None),
+    ],
+)
+def test_only_the_limit_of_what_is_asked_for_counts(
+    monkeypatch: pytest.MonkeyPatch, flags: dict[str, str], variable: str, cap: Cap | None
+) -> None:
+    def answer(*command: str) -> str:
+        if command[0] == "scontrol":
+            return PARTITIONS if "partition" in command else "ClusterName = c\nAccountingStorageType = x/slurmdbd\n"
+        if "assoc" in command:
+            assert "cluster=c" in command
+            return ASSOCIATIONS if "account=lab" in command else "free|||normal|\n"
+        return USERS[command[-1]]
+
+    monkeypatch.setattr(slurm_limits, "ask", answer)
+    monkeypatch.setenv("SBATCH_QOS", variable)
+    assert slurm_limits.limits(flags).cap == cap
+
+
+def test_room_is_what_the_nearer_of_both_bounds_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_limits, "ask", lambda *command: "1\n2\n3\n" if "--qos=tight" in command else None)
+    assert Limits("c", 10, 20, Cap(5, "--qos=tight")).room(queued=7) == 2
+    assert Limits("c", 10, 8, Cap(5, "--qos=tight")).room(queued=7) == 1
+    assert Limits("c", 10, 8, Cap(2, "--qos=tight")).room(queued=7) == 0
+
+
+def test_a_queue_that_filled_up_meanwhile_leaves_the_rest_for_later(
+    tmp_path: Path, launcher: Slurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates policy\n"
+    taken: list[Submission] = []
+
+    def take_one(config: SlurmConfig, record: Submission) -> str:
+        if len(taken) == 1:
+            raise FullError(said)
+        taken.append(record)
+        return "7"
+
+    monkeypatch.undo()
+    monkeypatch.setattr(slurm, "send", take_one)
+    monkeypatch.setattr(slurm, "snapshot", lambda folder: folder / "code")
+    launcher.limits = Limits("c", 2, 10)
+    launcher.folder.mkdir(parents=True)
+    packs = [[Task(str(tmp_path), str(number))] for number in range(5)]
+    left = launcher._send(packs, queued=0)
+    assert left == packs[2:]
+    assert launcher.submitted == ["7"]
+    assert launcher.sent == 2
+    assert is_full(said)
+    assert not is_full("sbatch: error: Invalid qos")
+
+
+def test_a_controller_just_started_is_asked_again_until_it_heard_from_its_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = ["Requested node configuration is not available"] * 2 + [""]
+    monkeypatch.setattr(slurm_cluster, "_refusal", lambda words: answers.pop(0))
+    monkeypatch.setattr(slurm_cluster, "running_for", lambda: 5.0)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert slurm_cluster.refusal({}) == ""
+    answers = ["Invalid account"]
+    assert slurm_cluster.refusal({}) == "Invalid account"
+    answers = ["Requested node configuration is not available"]
+    monkeypatch.setattr(slurm_cluster, "running_for", lambda: 61.0)
+    assert "not available" in slurm_cluster.refusal({})
+
+
+def test_how_long_the_controller_runs_is_read_from_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - 30))
+    monkeypatch.setattr(slurm_cluster, "ask", lambda *command: f"BOOT_TIME               = {began}\n")
+    assert slurm_cluster.running_for() == pytest.approx(30, abs=5)
+    monkeypatch.setattr(slurm_cluster, "ask", lambda *command: None)
+    assert slurm_cluster.running_for() == float("inf")
 
 
 def test_what_accounting_never_heard_the_end_of_is_not_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,10 +391,10 @@ def test_a_cancellation_that_slurm_refuses_is_not_noted(
 @pytest.mark.parametrize(("said", "array"), [("max_array_tasks=5", 5), ("bf_interval=30", 20)])
 def test_the_smaller_bound_of_an_array_counts(monkeypatch: pytest.MonkeyPatch, said: str, array: int) -> None:
     told = f"ClusterName = c\nMaxArraySize = 20\nMaxJobCount = 99\nSchedulerParameters = {said}\n"
-    monkeypatch.setattr(slurm_cluster, "ask", lambda *command: told)
-    assert slurm_cluster.limits() == Limits("c", array, 99)
-    monkeypatch.setattr(slurm_cluster, "ask", lambda *command: told.replace("= 20", "= 0"))
-    assert slurm_cluster.limits().array == 1
+    monkeypatch.setattr(slurm_limits, "ask", lambda *command: told)
+    assert slurm_limits.limits() == Limits("c", array, 99)
+    monkeypatch.setattr(slurm_limits, "ask", lambda *command: told.replace("= 20", "= 0"))
+    assert slurm_limits.limits().array == 1
 
 
 def test_a_name_that_squeues_column_would_cut_is_refused(launcher: Slurm, tmp_path: Path) -> None:
