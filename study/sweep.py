@@ -81,7 +81,7 @@ def _sweep(options: argparse.Namespace, work: Work | None) -> int:
     if sweep.search:
         from study.search.command import search_sweep
 
-        return search_sweep(sweep, wishes, work or run, options.plan)
+        return search_sweep(sweep, wishes, work or run, options.plan, options.resubmit)
     plan = make_plan(sweep)
     print_plan(plan, memory=options.plan)
     if options.plan:

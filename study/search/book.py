@@ -8,7 +8,7 @@ keeps its number and its values, and goes on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,13 +19,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.lease import Lease, newest, take
 from study.search.config import SearchConfig
-from study.search.optuna_parts import grid, make_pruner, make_sampler, to_optuna
+from study.search.optuna_parts import grid, make_pruner, make_sampler, suggested, to_optuna
 from study.search.space import Distribution
 from study.strict import ConfigError
 
 AGAIN = "again"  # user attribute: a trial that was asked for once more, outside the budget, and is never pruned
 FAILURE = "failure"  # why a trial has no value
 RUNS = "runs"
+LOST = "lost"  # [how often in a row processes died at it, at how many images of training]
 PRIOR = "prior"  # computed by somebody else, outside the budget
 NOTHING: Mapping[str, float] = MappingProxyType({})
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
@@ -39,6 +40,7 @@ class Claim:
     lease: Lease
     values: Mapping[str, Any]  # by axis
     again: bool
+    orphaned: bool = False  # its former holder died
 
     @property
     def number(self) -> int:
@@ -60,11 +62,11 @@ class Book:
         folder: Path,
     ) -> None:
         """`folder` is for the leases."""
-        self.name, self.space, self.config, self.folder = name, space, config, folder
-        sampler, pruner = make_sampler(config, 0), make_pruner(config)
+        self.storage, self.name, self.space, self.config, self.folder = storage, name, space, config, folder
         if name not in optuna.get_all_study_names(storage):
             optuna.create_study(study_name=name, storage=storage, directions=list(config.directions.values()))
-        self.study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+        self.study = self._study_of(0)
+        self._id = storage.get_study_id_from_name(name)
 
     def trials(self, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=tuple(states) if states else None)
@@ -74,8 +76,27 @@ class Book:
         return len(self.trials([TrialState.WAITING]))
 
     @property
+    def open(self) -> int:
+        """Trials that have not ended."""
+        return len(self.trials(OPEN))
+
+    @property
+    def ended(self) -> int:
+        return len(self.trials()) - self.open
+
+    @property
     def is_finished(self) -> bool:
-        return not self.trials(OPEN)
+        return not self.open
+
+    @property
+    def failures(self) -> int:
+        """Trials that failed and taught nothing, unless they were repeated and gave a value."""
+        repaired = {trial.user_attrs.get(AGAIN) for trial in self.trials([TrialState.COMPLETE])}
+        failed = {trial.user_attrs.get(AGAIN, trial.number) for trial in self.trials([TrialState.FAIL])}
+        return len(failed - repaired)
+
+    def running(self) -> list[FrozenTrial]:
+        return self.trials([TrialState.RUNNING])
 
     def same(self, facts: Mapping[str, str]) -> None:
         """Note what the search is about; refused if it was about something else before."""
@@ -117,40 +138,41 @@ class Book:
     def claim(self) -> Claim | None:
         """The next trial that nobody is at: a dead process's first, then a new one."""
         for frozen in sorted(self.trials(OPEN), key=lambda trial: (trial.state is TrialState.WAITING, trial.number)):
-            lease = self._take(frozen.number)
+            folder = self.folder / str(frozen.number)
+            known = newest(folder)
+            lease = None if known is not None and known.held else take(folder, on_loss=lambda: None)
             if lease is None:
                 continue
             claim = self._begin(frozen.number, lease)
             if claim is not None:
-                return claim
+                return replace(claim, orphaned=known is not None and not known.holder.released)
         return None
 
     def reported(self, claim: Claim) -> Mapping[int, float]:
         """Intermediate values by step; a trial that was taken over has its former holder's."""
-        return self.study._storage.get_trial(claim.trial._trial_id).intermediate_values
+        return self.storage.get_trial(self._trial_id(claim.number)).intermediate_values
 
-    def _take(self, number: int) -> Lease | None:
-        folder = self.folder / str(number)
-        known = newest(folder)
-        return None if known is not None and known.held else take(folder, on_loss=lambda: None)
+    def _study_of(self, number: int) -> optuna.Study:
+        """With the sampler of one trial, and nothing remembered of what other processes may have changed since."""
+        sampler, pruner = make_sampler(self.config, number), make_pruner(self.config)
+        return optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler, pruner=pruner)
+
+    def _trial_id(self, number: int) -> int:
+        return self.storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
     def _begin(self, number: int, lease: Lease) -> Claim | None:
         lease.__enter__()
-        frozen = next(trial for trial in self.trials() if trial.number == number)
-        storage = self.study._storage
+        identity = self._trial_id(number)
+        frozen = self.storage.get_trial(identity)
         if frozen.state.is_finished():  # between our looking and our taking
             lease.__exit__(None, None, None)
             return None
         if frozen.state is TrialState.WAITING:
-            storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
-        self.study.sampler = make_sampler(self.config, number)
-        self.study._thread_local.cached_all_trials = None
-        trial = Trial(self.study, frozen._trial_id)
-        values = {key: self._suggest(trial, key, distribution) for key, distribution in self.space.items()}
+            self.storage.set_trial_state_values(identity, TrialState.RUNNING)
+        # ask() would begin whichever trial waits first, and never one that a dead process had begun
+        trial = Trial(self._study_of(number), identity)
+        values = {key: suggested(trial, key, distribution) for key, distribution in self.space.items()}
         return Claim(trial, lease, values, AGAIN in frozen.user_attrs)
-
-    def _suggest(self, trial: Trial, key: str, distribution: Distribution) -> Any:
-        return trial._suggest(key, to_optuna(distribution))
 
     def tell(
         self,
@@ -172,8 +194,9 @@ class Book:
         if failure:
             claim.trial.set_user_attr(FAILURE, failure)
         state = TrialState.COMPLETE if values is not None else TrialState.FAIL if ignored else TrialState.PRUNED
-        self.study.sampler = make_sampler(self.config, claim.number)
-        self.study.tell(claim.trial, None if values is None else list(values), state, skip_if_finished=True)
+        self._study_of(claim.number).tell(
+            claim.trial, None if values is None else list(values), state, skip_if_finished=True
+        )
         claim.release()
         return True
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from study.execute import Listener, Wishes, freeze
 from study.interruption import StopRequest
 from study.launch.launcher import Launcher
-from study.launch.work import CONTINUED, Outcome, Task, give_up
+from study.launch.work import CONTINUED, Outcome, Task, give_up, record_death
 from study.plan import Point, Standing, standing
 from study.run_directory import Failure, State, Status
-from study.search.book import NOTHING, RUNS, Book, Claim
+from study.search.book import LOST, NOTHING, RUNS, Book, Claim
 from study.search.config import SearchConfig
 from study.search.trial_points import BEFOREHAND, TrialPoints, beforehand, mean, measured
 from study.strict import ConfigError
@@ -58,31 +58,37 @@ class Hunt:
     wishes: Wishes
     listener: Listener
     changed: Callable[[], None] = lambda: None  # called when a trial has begun or ended
+    patience: float = float("inf")  # seconds to wait, with nothing left to begin, for what others are at
+    deaths: int = 0  # in a row and without a step forward, after which a trial is given up; 0: never
     halted: bool = False
+    signal: int = 0  # that was heard between runs
+    stopped: tuple[Task, State] | None = None  # the run that heard one
     failures: int = 0
     _hands: dict[Task, Hand] = field(default_factory=dict)  # by the run at work
     _idle: list[Hand] = field(default_factory=list)
     _turn: threading.RLock = field(default_factory=threading.RLock)
     _deadline: float = float("inf")
+    _busy: float = 0.0  # when there was last something to begin
 
     def run(self) -> None:
         """Until every trial has ended, by us or others, or the caller wants to stop, or time is up."""
         if self.config.timeout:
             self._deadline = time.monotonic() + self.config.timeout
-        told = False
+        told, self._busy = False, time.monotonic()
         with StopRequest() as stop:
 
             def should_stop() -> bool:
                 return self.halted or stop.number is not None
 
             try:
-                while not should_stop() and not self._is_finished():
+                while not should_stop() and not self._is_finished() and not self._is_idle():
                     for outcome in self.launcher.launch(self._tasks(should_stop), should_stop):
                         self._ended(outcome)
                     if not should_stop() and not self._is_finished():
                         told = told or self._tell_waiting()
                         time.sleep(POLL)
             finally:
+                self.signal = stop.number or 0
                 self.halted = self.halted or stop.number is not None
                 self._let_go()
 
@@ -92,6 +98,10 @@ class Hunt:
 
     def _is_finished(self) -> bool:
         return self.expired or all(book.is_finished for book, _ in self.families)
+
+    def _is_idle(self) -> bool:
+        """Whether others have been at all that is left for so long that they can be trusted to live."""
+        return time.monotonic() - self._busy > self.patience
 
     def _tell_waiting(self) -> bool:
         self.listener.note("the trials that are left are being done by other processes: waiting")
@@ -110,6 +120,7 @@ class Hunt:
             with self._turn:
                 task = self._next()
                 busy = bool(self._hands or self._idle)
+                self._busy = time.monotonic() if busy else self._busy
             if task is not None:
                 yield task
             elif not busy:
@@ -136,6 +147,7 @@ class Hunt:
         for book, points in sorted(self.families, key=lambda family: -family[0].waiting):
             claim = book.claim()
             if claim is not None:
+                self._busy = time.monotonic()
                 self._begin(book, points, claim)
                 return True
         return False
@@ -150,11 +162,31 @@ class Hunt:
             book.tell(claim, failure=Failure.BAD_CONFIG, violations=dict.fromkeys(self.config.bounds, 1.0))
             return
         claim.trial.set_user_attr(RUNS, [point.run for point in points])
+        if claim.orphaned and self.deaths and self._is_deadly(hand):
+            return
         if any(violation > 0 for violation in violations.values()):
             self._told(hand, failure=INFEASIBLE, violations=violations)
             return
         self._idle.append(hand)
         self.changed()
+
+    def _is_deadly(self, hand: Hand) -> bool:
+        """Whether processes keep dying at this trial without a step forward; then it has failed."""
+        images = sum(point.directory.read_state().images for point in hand.points)
+        times, before = hand.claim.trial.user_attrs.get(LOST, [0, -1])
+        times = times + 1 if images <= before else 1
+        hand.claim.trial.set_user_attr(LOST, [times, images])
+        if times < self.deaths:
+            return False
+        point = next((each for each in hand.points if standing(each)[0] is not Standing.DONE), hand.points[-1])
+        task = Task(point.config.results, point.run)
+        noted = record_death(task, Failure.KILLED, "its processes died without a word").state
+        if noted is None or noted.status is Status.DONE:
+            return False
+        state = give_up(task, noted, times)
+        self.listener.ended(task, state)
+        self._failed(hand, state)
+        return True
 
     def _violations(self, points: Sequence[Point], known: Sequence[str] | None = None) -> dict[str, float]:
         """How far above each bound; with `known`, of those alone, and the rest counts as within."""
@@ -196,14 +228,14 @@ class Hunt:
 
     def _ended(self, outcome: Outcome) -> None:
         with self._turn:
-            hand = self._hands.pop(outcome.task, None)
+            hand, self._busy = self._hands.pop(outcome.task, None), time.monotonic()
             if hand is None:
                 return
             state = outcome.state
             if state is None:
                 self._later(hand)
             elif state.status is Status.PENDING and state.failure in (Failure.STOPPED, Failure.PREEMPTED):
-                self.halted = True
+                self.halted, self.stopped = True, (outcome.task, state)
                 self._idle.append(hand)
             elif state.status is Status.PENDING and state.failure in CONTINUED:
                 self._again_or_never(outcome.task, hand, state)

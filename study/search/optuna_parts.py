@@ -28,6 +28,7 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
+from optuna.trial import Trial
 
 from study.search.config import SearchConfig
 from study.search.space import Distribution
@@ -88,6 +89,17 @@ def to_optuna(distribution: Distribution) -> BaseDistribution:
         return IntDistribution(given[0], given[1], log=True)
     low, high = distribution.ends
     return IntDistribution(low, high, step=given[2] if len(given) == 3 else 1)
+
+
+def suggested(trial: Trial, key: str, distribution: Distribution) -> Any:
+    """The trial's value on this axis."""
+    where = to_optuna(distribution)
+    if isinstance(where, CategoricalDistribution):
+        return trial.suggest_categorical(key, where.choices)
+    if isinstance(where, IntDistribution):
+        return trial.suggest_int(key, where.low, where.high, step=where.step, log=where.log)
+    assert isinstance(where, FloatDistribution)
+    return trial.suggest_float(key, where.low, where.high, log=where.log)
 
 
 def grid(space: Mapping[str, Distribution], seed: int) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.samplers import RandomSampler
@@ -51,13 +50,14 @@ class Reporting:
             )
             for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if frozen.user_attrs.get(RUNS, [None])[0] == run and AGAIN not in frozen.user_attrs:
-                    return Trial(study, frozen._trial_id)
+                    study_id = storage.get_study_id_from_name(name)
+                    return Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, frozen.number))
         return None
 
     def _hear(self, trial: Trial, config: RunConfig, images: int, loss: float) -> bool:
         step = max(1, images // config.train.validate_every)
-        known: dict[int, Any] = trial.storage.get_trial(trial._trial_id).intermediate_values
-        if step not in known:  # else it was killed and does this once more
+        known = next(each for each in trial.study.get_trials(deepcopy=False) if each.number == trial.number)
+        if step not in known.intermediate_values:  # else it was killed and does this once more
             trial.report(loss, step)
         return trial.should_prune()
 

@@ -6,17 +6,20 @@ import fcntl
 import os
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from optuna.storages import BaseStorage, JournalStorage, get_storage
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from sqlalchemy import create_engine
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from study.lease import this_machine
 from study.strict import ConfigError
 
 JOURNAL = "search.journal"
+SCHEMA = 3.0  # seconds for somebody else to have made a database's tables
 GRACE = 30.0  # seconds after which another machine's unchanged lock counts as left behind
 
 
@@ -38,16 +41,37 @@ def open_journal(path: Path) -> BaseStorage:
         raise ConfigError(f"{path} is damaged: {next(iter(str(error).splitlines()), 'not a journal')}") from error
 
 
+def check_reachable(url: str) -> None:
+    """Without making the schema: of several that make it at once, a database refuses all but one."""
+    with _told(url):
+        if url.startswith("redis"):
+            get_storage(url)
+            return
+        engine = create_engine(url)
+        engine.connect().close()
+        engine.dispose()
+
+
 def _open_url(url: str) -> BaseStorage:
+    with _told(url):
+        try:
+            return get_storage(url)
+        except (IntegrityError, ProgrammingError):  # another sweep's first call was making the schema
+            time.sleep(SCHEMA)
+            return get_storage(url)
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Whatever a database's driver makes of it, in one line."""
     try:
-        return get_storage(url)
-    except Exception as error:  # whatever a database's driver makes of it
-        lines = str(error).splitlines()
-        reason = lines[0] if lines else type(error).__name__
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(f"search.storage={url!r} cannot be reached: {reason}") from error
 
 
-class JournalLock(BaseJournalFileLock):
+class JournalLock(JournalFileSymlinkLock):
     """A symbolic link that names the machine, which works on NFS, taken under a file lock of the kernel's.
 
     A process that is killed leaves its link behind, and optuna's own locks then make everybody wait for

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from optuna.exceptions import ExperimentalWarning
-from optuna.importance import get_param_importances
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from study.atomic import write_text
@@ -82,7 +83,8 @@ def importances(book: Book) -> dict[str, float]:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return get_param_importances(book.study, target=lambda trial: trial.values[0])
+        judge = FanovaImportanceEvaluator(seed=book.config.seed)
+        return get_param_importances(book.study, evaluator=judge, target=lambda trial: trial.values[0])
 
 
 def found(book: Book, family: TrialPoints) -> list[str]:
@@ -105,16 +107,32 @@ def found(book: Book, family: TrialPoints) -> list[str]:
     return told
 
 
+def standing_of(book: Book) -> str:
+    """How far a search is, in one line."""
+    trials, done = book.trials(), book.trials([TrialState.COMPLETE])
+    told = f"{book.name}: {book.ended} of {len(trials)} trials ended"
+    others = _words(trial for trial in trials if trial.state.is_finished() and trial.state is not TrialState.COMPLETE)
+    told += f" ({others})" if others else ""
+    if not done:
+        return told
+    if len(book.config.directions) > 1:
+        return f"{told}, {len(book.study.best_trials)} on the Pareto front"
+    best = book.study.best_trial
+    return f"{told}, best {next(iter(book.config.directions))} {best.values[0]:.4g} (trial {best.number})"
+
+
 def _has_any(trials: Sequence[FrozenTrial]) -> bool:
     return any(trial.state is TrialState.COMPLETE for trial in trials)
 
 
 def _counted(trials: Sequence[FrozenTrial]) -> str:
-    words: dict[str, int] = {}
-    for trial in trials:
-        word = trial.user_attrs.get(FAILURE) or trial.state.name.lower()
-        words[word] = words.get(word, 0) + 1
-    return f"{len(trials)} trials: " + ", ".join(f"{count} {word}" for word, count in words.items())
+    return f"{len(trials)} trials: {_words(trials)}"
+
+
+def _words(trials: Iterable[FrozenTrial]) -> str:
+    """How they ended, with how many did so."""
+    words = Counter(trial.user_attrs.get(FAILURE) or trial.state.name.lower() for trial in trials)
+    return ", ".join(f"{count} {word}" for word, count in words.items())
 
 
 def _described(trial: FrozenTrial, family: TrialPoints, names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from tests.slurm.cluster import Cluster, missing
 from tests.slurm.disturbed import left_by, undisturbed
 
 REQUIRED = "STUDY_REQUIRE_SLURM"
-NODES = 11
+NODES = 12
 FEATURES = {4: "lossy", 5: "lossy", 8: "pair", 9: "pair"}
 
 

@@ -98,6 +98,7 @@ class Study:
         self.file = self.folder / "sweep.yaml"
         self.file.write_text(self.text, encoding="utf-8")
         self.results = self.folder / "results"
+        self.gate = self.folder / "gate"  # once it is there, no step is slow any more
 
     def sweep(self, *words: str) -> str:
         """Submit what is missing; what the command said."""
@@ -107,7 +108,8 @@ class Study:
 
     def arguments(self, *words: str) -> tuple[str, ...]:
         network = "MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo"  # the nodes' names are known to SLURM only
-        setup = f'launcher.setup=["export STEP_PAUSE={self.pause} PYTHONPATH={SLOW} {network}"]'
+        pause = f"STEP_PAUSE={self.pause} STEP_GATE={self.gate}"
+        setup = f'launcher.setup=["export {pause} PYTHONPATH={SLOW} {network}"]'
         return str(self.file), f"results={self.results}", "launcher=slurm", setup, *self.words, *words
 
     @property

@@ -7,17 +7,20 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 from study.launch.slurm_record import open_records
+from study.lease import newest
 from study.results import read_rows
 from study.rows import SPEED_PROTOCOL
 from tests.slurm.cluster import Cluster
 from tests.slurm.disturbed import PATIENCE, ROOT, Study, command, left_by, start, undisturbed, until
 
-ELSEWHERE = 'launcher.slurm.exclude="n[1-10]"'  # where nodes and jobs are disturbed
+ELSEWHERE = 'launcher.slurm.exclude="n[1-11]"'  # where nodes and jobs are disturbed
 
 ORDER = (
     "two_minutes",
+    "searched",
     "many",
     "two_nodes",
     "warned_together",
@@ -170,6 +173,67 @@ def rows_of(results: Path) -> dict[str, list[tuple[object, ...]]]:
         ]
         for path in sorted(results.glob("runs/*/rows.jsonl"))
     }
+
+
+SEARCH = """\
+defaults: [backbone: dit-tiny, data: digits8, train: quick, sample: none]
+overrides:
+  train.batch: 4
+  train.images: 40
+  train.validate_images: 4
+  train.validate_bins: 2
+  train.ema: [0.99]
+axes: {train.lr: "loguniform(1e-4, 1e-1)"}
+search: {trials: 25, sampler: random}
+"""
+
+
+def searched(folder: Path, cluster: Cluster) -> dict[str, Any]:
+    """Five workers at one journal: of them two are killed and one is warned, as is killed who follows them; then all
+    are cancelled, and sent again."""
+    words = ("launcher.slurm.nodelist=n11", "launcher.parallel=5", "launcher.tries=50")
+    study = Study(folder, cluster, pause="5", text=SEARCH, words=words)
+    calm = folder / "calm"
+    done = command("study.sweep", str(study.file), f"results={calm}", "launcher=inline")
+    assert done.returncode == 0, done.stderr
+    follower = start("study.sweep", *study.arguments("--wait"))
+    until(lambda: len(workers_at(study)) == 5, "five workers at their runs")
+    follower.kill()
+    first, second, third, *_ = sorted(workers_at(study).items())
+    for _, pid in (first, second):
+        os.kill(pid, signal.SIGKILL)
+    cluster.ask("scancel", "--signal=USR2", third[0])
+    until(lambda: sum(job.state == "FAILED" for job in study.jobs()) == 2, "SLURM knows of both")
+    again = command("study.sweep", *study.arguments())
+    assert again.returncode == 0, again.stderr
+    until(lambda: "restarted 1 times" in study.status(), "the warned one is back")
+    seen = {"warned": study.status()}
+    until(lambda: len(workers_at(study)) == 5, "five workers again")
+    seen["status"] = study.status()
+    cancelled = command("study.cancel", "sweep", "--results", str(study.results))
+    assert cancelled.returncode == 0, cancelled.stderr
+    until(lambda: not any(job.is_open for job in study.jobs()), "all jobs gone")
+    study.gate.touch()
+    last = start("study.sweep", *study.arguments("--wait"))
+    out, err = last.communicate(timeout=PATIENCE)
+    idle = command("study.sweep", *study.arguments())
+    return {
+        **seen,
+        "results": study.results,
+        "calm": calm,
+        "killed": [follower.wait(), 2],
+        "second": again.stdout,
+        "cancelled": cancelled.stdout,
+        "followed": (last.returncode, out + err),
+        "last": (idle.returncode, idle.stdout),
+        "attempts": sum(run.read_state().attempts for run in study.runs),
+    }
+
+
+def workers_at(study: Study) -> dict[str, int]:
+    """Jobs that are at a run now, and their processes."""
+    claims = [newest(path) for path in (study.results / "runs").glob("*")]
+    return {claim.holder.job.split(".")[0]: claim.holder.pid for claim in claims if claim is not None and claim.held}
 
 
 def many(folder: Path, cluster: Cluster) -> tuple[Study, str]:

@@ -1,6 +1,7 @@
 """On PYTHONPATH of a job: training steps take longer, so that there is time to disturb them.
 
-STEP_PAUSE is in seconds; of several with colons between, one for each start of the job.
+STEP_PAUSE is in seconds; of several with colons between, one for each start of the job. None any more once there
+is a file STEP_GATE.
 """
 
 import importlib.abc
@@ -27,8 +28,11 @@ class _Slow(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pauses = [float(pause) for pause in os.environ["STEP_PAUSE"].split(":")]
         pause = pauses[min(int(os.environ.get("SLURM_RESTART_COUNT", 0)), len(pauses) - 1)]
 
+        gate = os.environ.get("STEP_GATE", "")
+
         def slow_step(trainer):
-            time.sleep(pause)
+            if not os.path.exists(gate):
+                time.sleep(pause)
             return step(trainer)
 
         module.Trainer.step = slow_step

@@ -264,7 +264,7 @@ FAULTS = {
     "no field": ("axes.train.rate='uniform(1, 2)'", r"unknown key train.rate"),
     "unreachable": ("search.storage='sqlite:////nowhere/at/all.db'", r"cannot be reached"),
     "no such storage": ("search.storage='nosuch://x'", r"cannot be reached"),
-    "slurm": ("launcher=slurm", r"launcher=slurm does not go with search"),
+    "two nodes": ("launcher={name: slurm, nodes: 2}", r"a run of a search has one process, not 2"),
     "force": ("--force", r"--force does not go with search"),
     "match": ("match={like: baseline}", r"match: does not go with search"),
 }
