@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 from study.data.folders import APART, LABELS, TRAIN
-from study.data.listing import LARGEST, Entry, Listing, Read, in_order, is_image, labels_by_name, shown
+from study.data.listing import LARGEST, Entry, Place, Read, is_image, labels_by_name, shown
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # a zip member's own header: signature, lengths of its name and extra field
 SIGNATURE = b"PK\x03\x04"
@@ -22,10 +22,14 @@ LABEL_SUFFIXES = (".cls", ".json")
 SMALL = 1 << 24  # bytes of a label: more is none
 
 
-def zip_listing(path: Path) -> Listing:
+def zip_place(path: Path) -> Place:
     """Any zip of images, such as EDM's; labels from its `dataset.json` alone, as folders in it mean nothing there."""
     if not path.is_file():
         raise ValueError(f"path={str(path)!r} is not valid: must be a zip file")
+    return Place(path, lambda: zip_entries(path), zip_reader(path), (path,))
+
+
+def zip_entries(path: Path) -> list[Entry]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -33,7 +37,7 @@ def zip_listing(path: Path) -> Listing:
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise ValueError(f"path={str(path)!r} is not valid: is no whole zip file ({error})") from error
     entries = [_zip_entry(path, member, known) for member in members if is_image(member.filename)]
-    return in_order(path, _distinct(path, entries), zip_reader(path))
+    return _distinct(path, entries)
 
 
 def _zip_entry(path: Path, member: zipfile.ZipInfo, known: dict[str, int] | None) -> Entry:
@@ -102,24 +106,23 @@ def read_at(file: str, size: int, offset: int) -> bytes:
     return content
 
 
-def shards_listing(path: Path) -> Listing:
+def shards_place(path: Path) -> Place:
     """WebDataset: tar files whose members belong together by the name before the first dot, an image and its label."""
     train, apart = shards_of(path)
     shards = [*train, *apart]
     if not shards:
         raise ValueError(f"path={str(path)!r} is not valid: must be a .tar file or a folder of them")
     root = path if path.is_dir() else path.parent
-    entries = [
-        entry
-        for number, shard in enumerate(shards)
-        for entry in shard_entries(root, shard, number, is_apart=number >= len(train))
-    ]
     files = [str(shard) for shard in shards]
+
+    def entries() -> Iterator[Entry]:
+        for number, shard in enumerate(shards):
+            yield from shard_entries(root, shard, number, is_apart=number >= len(train))
 
     def read(name: str, size: int, place: list[int]) -> bytes:
         return read_at(files[place[0]], size, place[1])
 
-    return in_order(path, entries, read)
+    return Place(path, entries, read, tuple(shards))
 
 
 def shards_of(path: Path) -> tuple[list[Path], list[Path]]:

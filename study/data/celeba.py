@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from study.data.dataset import Dataset
-from study.data.folders import labelled_entries, reader
-from study.data.listing import Entry, Listing, in_order
+from study.data.folders import files_below, reader
+from study.data.listing import Entry, Place
 from study.data.streamed import register_files
 
 IMAGES = "img_align_celeba"
@@ -15,18 +15,22 @@ PARTITION = "list_eval_partition.txt"  # "000001.jpg 0": 0 train, 1 validation, 
 TRAIN = 162_770
 
 
-def celeba_listing(path: Path) -> Listing:
+def celeba_place(path: Path) -> Place:
     """`path` is the folder of the images or the one above; its official partition is used if it lies in either."""
     folder = path / IMAGES if (path / IMAGES).is_dir() else path
     nested = folder / IMAGES  # Kaggle's zip has one folder too many
     folder = nested if nested.is_dir() else folder
     if not folder.is_dir():
         raise ValueError(f"path={str(path)!r} is not valid: must be a folder with {IMAGES}/")
-    entries = [replace(entry, label=None) for entry in labelled_entries(folder, folder)]
     beside = (place / PARTITION for place in (path, folder, folder.parent))
     partition = next((file for file in beside if file.is_file()), None)
-    parts = None if partition is None else read_partition(partition)
-    return in_order(folder, entries if parts is None else [placed(entry, parts) for entry in entries], reader(folder))
+
+    def entries() -> list[Entry]:
+        images = [Entry(name, size) for name, size in files_below(folder)]
+        parts = None if partition is None else read_partition(partition)
+        return images if parts is None else [placed(entry, parts) for entry in images]
+
+    return Place(folder, entries, reader(folder), () if partition is None else (partition,), in_folders=True)
 
 
 def read_partition(file: Path) -> dict[str, str]:
@@ -46,6 +50,6 @@ def placed(entry: Entry, parts: dict[str, str]) -> Entry:
 
 register_files(
     Dataset(name="celeba", size=(64, 64), channels=3, classes=0, counts=(TRAIN, 2_000, 10_000)),
-    celeba_listing,
+    celeba_place,
     rule="face",
 )

@@ -20,6 +20,7 @@ from study.data.decode import Crop, DamagedImageError, decode, opened
 from study.data.files import LSUN
 from study.data.imagenet import ROOTS, SYNSET
 from study.data.listing import Listing
+from study.data.remembered import forget
 from study.data.streamed import files_of
 
 SHOWN = 20  # images named one by one
@@ -65,7 +66,9 @@ def _folders(path: Path) -> list[str]:
 
 def check(path: Path, name: str | None = None, size: int | None = None) -> tuple[list[str], list[str]]:
     """(what was found, what is wrong), a line each. Every image is decoded as training would."""
+    path = path.expanduser().absolute()
     name = name or guess(path)
+    forget(name, path)
     found, offer = find(name, str(path)), dataset(name)
     size = size or found.size or offer.size[0] * offer.latent_factor
     lines = [f"{path}: data={name}", *described(found, offer.classes)]

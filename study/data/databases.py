@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.data.listing import Entry, Listing, in_order
+from study.data.listing import Entry, Place
 
 if TYPE_CHECKING:  # an optional dependency, imported when a database is opened
     import lmdb
@@ -14,12 +14,14 @@ if TYPE_CHECKING:  # an optional dependency, imported when a database is opened
 DATA = "data.mdb"
 
 
-def lmdb_listing(path: Path) -> Listing:
+def lmdb_place(path: Path) -> Place:
     if not (path / DATA).is_file():
         raise ValueError(f"path={str(path)!r} is not valid: must be a folder with {DATA}")
     database = opened(str(path.resolve()))
-    with database.begin(buffers=True) as transaction, transaction.cursor() as cursor:
-        entries = [Entry(_name_of(bytes(key)), len(value)) for key, value in cursor]
+
+    def entries() -> list[Entry]:
+        with database.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+            return [Entry(_name_of(bytes(key)), len(value)) for key, value in cursor]
 
     def read(name: str, size: int, place: list[int]) -> bytes:
         with database.begin() as transaction:
@@ -28,7 +30,7 @@ def lmdb_listing(path: Path) -> Listing:
             raise ValueError("it is no longer in the database")
         return content
 
-    return in_order(path, entries, read)
+    return Place(path, entries, read, (path / DATA,))
 
 
 @cache  # one process must not open the same database twice

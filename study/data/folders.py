@@ -8,34 +8,39 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from study.data.listing import Entry, Listing, Read, in_order, is_image, labels_by_name
+from study.data.listing import Entry, Place, Read, is_image, labels_by_name
 
 TRAIN, APART = "train", ("val", "valid", "validation", "test")  # names of sub-folders that are parts, not classes
 LABELS = "dataset.json"
 
 
-def folder_listing(path: Path) -> Listing:
+def folder_place(path: Path) -> Place:
     """Any folder: parts `train` and `val` if it has them; labels from `dataset.json`, or from folders below a part."""
     if not path.is_dir():
         raise ValueError(f"path={str(path)!r} is not valid: must be a folder of images")
     if (path / TRAIN).is_dir():
         kept = next((name for name in APART if (path / name).is_dir()), None)
         return two_parts(path, path / TRAIN, None if kept is None else path / kept)
-    return in_order(path, labelled_entries(path, path), reader(path))
+    return Place(path, lambda: labelled_entries(path, path), reader(path), (path / LABELS,), in_folders=True)
 
 
-def two_parts(root: Path, train: Path, apart: Path | None) -> Listing:
+def two_parts(root: Path, train: Path, apart: Path | None) -> Place:
     """Names relative to `root`, of which both are part."""
-    entries = list(labelled_entries(root, train))
+    files = tuple(part / LABELS for part in (train, apart) if part is not None)
+    return Place(root, lambda: entries_of_parts(root, train, apart), reader(root), files, in_folders=True)
+
+
+def entries_of_parts(root: Path, train: Path, apart: Path | None) -> list[Entry]:
+    entries = labelled_entries(root, train)
     if not entries:
         raise ValueError(f"path={str(root)!r} is not valid: {train} holds no images")
     if apart is not None:
-        kept = list(labelled_entries(root, apart, is_apart=True))
+        kept = labelled_entries(root, apart, is_apart=True)
         if kept and (kept[0].label is None) != (entries[0].label is None):
             have, lack = (train, apart) if kept[0].label is None else (apart, train)
             raise ValueError(f"{lack} has images without class folders, and {have} has class folders: sort it likewise")
         entries += kept
-    return in_order(root, entries, reader(root))
+    return entries
 
 
 def labelled_entries(root: Path, part: Path, is_apart: bool = False) -> list[Entry]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from study.data.dataset import Dataset
 from study.data.folders import files_below, labelled_entries, reader, two_parts
-from study.data.listing import Entry, Listing, in_order
+from study.data.listing import Entry, Place
 from study.data.streamed import register_files
 
 SYNSET = re.compile(r"n\d{8}")
@@ -17,7 +17,7 @@ ANSWERS = "LOC_val_solution.csv"  # in Kaggle's: the classes of the validation i
 IMAGES, VALIDATION = 1_281_167, 50_000
 
 
-def imagenet_listing(path: Path) -> Listing:
+def imagenet_place(path: Path) -> Place:
     """`path` holds train/ and perhaps val/, or the synsets' folders themselves."""
     if not path.is_dir():
         raise ValueError(f"path={str(path)!r} is not valid: must be a folder with train/ and val/")
@@ -33,7 +33,11 @@ def imagenet_listing(path: Path) -> Listing:
     if answers is None or any(apart.glob("n*/")):
         check_synsets(apart)
         return two_parts(root, train, apart)
-    return in_order(root, [*labelled_entries(root, train), *answered(root, apart, answers)], reader(root))
+
+    def entries() -> list[Entry]:
+        return [*labelled_entries(root, train), *answered(root, apart, answers)]
+
+    return Place(root, entries, reader(root), (answers,), in_folders=True)
 
 
 def check_synsets(part: Path) -> None:
@@ -63,6 +67,6 @@ def answered(root: Path, part: Path, answers: Path) -> list[Entry]:
 # A few of ImageNet's images are smaller than 256 pixels; ADM's rule enlarges them.
 register_files(
     Dataset(name="imagenet", size=(256, 256), channels=3, classes=1000, counts=(IMAGES, 2_000, 10_000)),
-    imagenet_listing,
+    imagenet_place,
     enlarges=True,
 )

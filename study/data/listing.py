@@ -35,6 +35,17 @@ Read: TypeAlias = Callable[[str, int, list[int]], bytes]
 """(name, bytes, place) -> content"""
 
 
+@dataclass(frozen=True)
+class Place:
+    """A set that was found, before its images are listed, which may take minutes."""
+
+    path: Path  # names are relative to it, or within it
+    entries: Callable[[], Iterable[Entry]]
+    read: Read
+    files: tuple[Path, ...] = ()  # beside the images: when one changes, so may the list
+    in_folders: bool = False  # images are files of their own: when one of their folders changes, so may the list
+
+
 @dataclass(frozen=True, eq=False)
 class Listing:
     """In the order of their names, whatever order a file system or an archive lists them in."""
@@ -68,9 +79,9 @@ class Listing:
         return f"{self.path}: {shown(self.names[number])}"
 
 
-def in_order(path: Path, entries: Iterable[Entry], read: Read, classes: int | None = None) -> Listing:
-    """Sort, number the classes by their sorted names, and digest; `classes` where there are more than are seen."""
-    ordered = sorted(entries, key=lambda entry: (entry.apart, entry.name))
+def in_order(place: Place) -> Listing:
+    """List the images: sort them, number the classes by their sorted names, and digest."""
+    path, ordered = place.path, sorted(place.entries(), key=lambda entry: (entry.apart, entry.name))
     if not ordered:
         raise ValueError(f"path={str(path)!r} is not valid: holds no images ({' '.join(sorted(SUFFIXES))})")
     large = next((entry for entry in ordered if entry.size > LARGEST), None)
@@ -78,23 +89,18 @@ def in_order(path: Path, entries: Iterable[Entry], read: Read, classes: int | No
         raise ValueError(f"{path}: {shown(large.name)} has {large.size:,} bytes: more than any image")
     labels, names = numbered(path, ordered)
     apart = np.array([entry.apart for entry in ordered])
-    known = classes if classes is not None else len(names) or (int(labels.max()) + 1 if labelled(ordered) else 0)
     return Listing(
         path=path,
         names=[entry.name for entry in ordered],
         sizes=np.array([entry.size for entry in ordered]),
         labels=labels,
         apart=apart,
-        classes=known if labelled(ordered) else 0,
+        classes=0 if ordered[0].label is None else len(names) or int(labels.max()) + 1,
         class_names=names,
         digest=digest_of(ordered, labels),
         places=np.array([entry.place for entry in ordered], np.int64),
-        reader=read,
+        reader=place.read,
     )
-
-
-def labelled(entries: Sequence[Entry]) -> bool:
-    return entries[0].label is not None
 
 
 def numbered(path: Path, entries: Sequence[Entry]) -> tuple[NDArray[np.int64], tuple[str, ...]]:

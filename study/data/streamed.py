@@ -17,7 +17,8 @@ from study.data.ahead import Ahead, thread_count
 from study.data.dataset import DataConfig, Dataset, Found, Split, register_on_disk
 from study.data.decode import Crop, Rule, decode
 from study.data.images import ImageSet, to_float
-from study.data.listing import Listing
+from study.data.listing import Listing, Place
+from study.data.remembered import remembered
 from study.data.splits import Numbers, dealt
 
 AT_ONCE = 64  # images of a batch where the caller has no batch of its own
@@ -92,33 +93,33 @@ def _decoder(listing: Listing, numbers: Numbers, crop: Crop) -> Callable[[int], 
     return decode_one
 
 
-List: TypeAlias = Callable[[Path], Listing]
-"""The images of a set that lies at a path; refuses in one line what is none."""
+Locate: TypeAlias = Callable[[Path], Place]
+"""Where a set at a path has its images; refuses in one line what is no such set."""
 
-_FILES: dict[str, tuple[List, Callable[[int], Crop]]] = {}
+_FILES: dict[str, tuple[Callable[[Path], Listing], Callable[[int], Crop]]] = {}
 
 
 def files_of(name: str, path: Path, size: int) -> tuple[Listing, Crop] | None:
     """What a set of image files holds, and how each is cropped; None: it is of another kind."""
     if name not in _FILES:
         return None
-    remembered, crop = _FILES[name]
-    return remembered(path), crop(size)
+    listing, crop = _FILES[name]
+    return listing(path), crop(size)
 
 
-def register_files(offer: Dataset, listing: List, rule: Rule = "centre", enlarges: bool = False) -> None:
-    """A set of image files, however they are kept: `listing` says what there is, `rule` how each is cropped."""
-    remembered = lru_cache(maxsize=2)(listing)
-    _FILES[offer.name] = (remembered, lambda size: Crop(size, rule, enlarges))
+def register_files(offer: Dataset, locate: Locate, rule: Rule = "centre", enlarges: bool = False) -> None:
+    """A set of image files, however they are kept: `locate` says where they are, `rule` how each is cropped."""
+    listing = lru_cache(maxsize=2)(lambda path: remembered(offer.name, path, locate(path)))
+    _FILES[offer.name] = (listing, lambda size: Crop(size, rule, enlarges))
 
     def find(path: Path) -> Found:
-        files = remembered(path)
+        files = listing(path)
         apart = int(files.apart.sum())
         return Found(len(files) - apart, apart, files.classes, files.digest)
 
     def open_split(config: DataConfig, split: Split) -> StreamedSet:
         assert config.size is not None  # all fields are filled in
-        files = remembered(Path(str(config.path)))
+        files = listing(Path(str(config.path)))
         numbers = dealt(files.labels, files.apart, config, split)
         crop = Crop(config.size, rule, enlarges)
         labels = torch.from_numpy(files.labels[numbers] if config.classes else np.zeros_like(numbers))

@@ -110,13 +110,14 @@ def test_what_is_no_longer_expected_is_not_decoded() -> None:
 
 
 def test_the_threads_end_with_whoever_asked() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     ahead = Ahead(Decoder(), SHAPE, threads=3)
     ahead.expect(torch.arange(100).split(10))
-    assert threading.active_count() == before + 3
+    own = set(threading.enumerate()) - before
+    assert len(own) == 3
     del ahead
     gc.collect()
-    assert threading.active_count() == before
+    assert not any(thread.is_alive() for thread in own)
 
 
 SLOW = """
