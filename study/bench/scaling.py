@@ -153,9 +153,10 @@ def crossover_words(frame: pd.DataFrame, baseline: str, other: str, axis: str) -
     at = ours["at"].to_numpy(float)
     paper = ours["gmacs"].to_numpy(float) / base.loc[ours["at"], "gmacs"].to_numpy(float)
     measured = crossing(at, *(ours[name].to_numpy(float) for name in ("ratio", "ratio_low", "ratio_high")))
-    predicted = crossing(at, paper, paper, paper)
-    where = (_where(measured, at), _where(predicted, at))
-    return f"{other} costs what {baseline} costs at {axis} {where[0]} measured, {where[1]} by MACs"
+    if np.allclose(paper, 1, rtol=1e-12):
+        return f"{other} costs what {baseline} costs at {axis} {_where(measured, at)} measured; their MACs are the same"
+    predicted = _where(crossing(at, paper, paper, paper), at)
+    return f"{other} costs what {baseline} costs at {axis} {_where(measured, at)} measured, {predicted} by MACs"
 
 
 def crossing(
@@ -181,7 +182,10 @@ def _root(at: Floats, ratio: Floats) -> float:
 
 
 def _where(found: Crossing, at: Floats) -> str:
+    """With the interval, or that these lengths do not close it: then it may as well be beyond them."""
     if math.isnan(found.at):
         return f"nowhere from {at.min():g} to {at.max():g}"
     low, high = found.interval
-    return f"{found.at:.3g}" + ("" if math.isnan(low) or low == high else f" [{low:.3g}, {high:.3g}]")
+    if low == high:
+        return f"{found.at:.3g}"
+    return f"{found.at:.3g} " + ("[interval not closed]" if math.isnan(low) else f"[{low:.3g}, {high:.3g}]")
