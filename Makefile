@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY := sweeps/ablate_M.yaml
 
-.PHONY: study test slurm-demo notebooks check clean
+.PHONY: study test slurm-demo notebooks bench bench-record bench-report check clean
 
 study: $(VENV)/installed
 	$(BIN)/python -m study.sweep $(STUDY)
@@ -18,6 +18,19 @@ slurm-demo: $(VENV)/installed-dev
 
 notebooks: $(VENV)/installed-dev
 	$(BIN)/python -m analysis.notebooks
+
+bench: $(VENV)/installed
+	$(BIN)/python -m study.sweep sweeps/bench_small.yaml
+
+# All that results/bench/ publishes of this machine: half an hour in which nothing else should run.
+bench-record: $(VENV)/installed-dev
+	$(BIN)/python -m study.bench record
+	$(BIN)/python -m study.bench scaling dit-s/2 diffussm-s --side 8 16 32 64
+	$(BIN)/python -m analysis.machine_page results/bench/*/
+	$(BIN)/python -m analysis.notebooks 06
+
+bench-report: $(VENV)/installed
+	.ci/report
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
