@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from models import macs as cost
 from models.denoiser import Denoiser, DenoiserConfig, register, require, require_choice
 from models.layers.embeddings import LabelEmbedder, TimestepEmbedder, sincos_2d
-from models.layers.modulation import FinalLayer, modulate
+from models.layers.modulation import FinalLayer, gated_sum, norm_modulate
 from models.layers.patches import patch_grid, patchify, unpatchify
 from models.macs import Macs
 from models.ssm.s4d import S4D, s4d_macs
@@ -230,11 +230,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift, scale, gate = self.adaLN_modulation(condition).chunk(3, dim=1)
-        h = self.shorten(modulate(self.norm(x), shift, scale))  # I: (B, J, D)
+        h = self.shorten(norm_modulate(x, self.norm, shift, scale))  # I: (B, J, D)
         u = s(self.up(s(self.w0(h))))  # U: (B, L, D)
         y = s(self.down(self.mixer(u)))  # I': (B, J, 2D)
         o = self.w3(s(self.w2(y)) * s(self.w1(h)))  # O: (B, J, D)
-        return x + gate[:, None] * self.lengthen(o)
+        return gated_sum(x, gate, self.lengthen(o))
 
 
 def s(x: Tensor) -> Tensor:

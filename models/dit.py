@@ -13,7 +13,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from models.denoiser import Denoiser, DenoiserConfig, register, require
 from models.layers.embeddings import LabelEmbedder, TimestepEmbedder, sincos_2d
-from models.layers.modulation import FinalLayer, modulate
+from models.layers.modulation import FinalLayer, gated_sum, norm_modulate
 from models.layers.patches import PatchEmbed, patch_grid, unpatchify, xavier_as_linear_
 from models.macs import Macs, attention, linear
 
@@ -103,8 +103,8 @@ class DiTBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=1)
-        x = x + gate1[:, None] * self.attn(modulate(self.norm1(x), shift1, scale1))
-        return x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))
+        x = gated_sum(x, gate1, self.attn(norm_modulate(x, self.norm1, shift1, scale1)))
+        return gated_sum(x, gate2, self.mlp(norm_modulate(x, self.norm2, shift2, scale2)))
 
 
 def _named(letter: str, depth: int, width: int, heads: int) -> dict[str, DiTConfig]:

@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+
+from models.layers.devices import triton_runs_on
+
+WIDEST = 8192
+"""Rows that one program of the fused kernels holds."""
+
+
+def norm_modulate(x: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Tensor:
+    """The norm (no parameters of its own) of x (B, L, D), modulated: one kernel on a GPU."""
+    if _in_one_kernel(x):
+        from models.layers import glue  # imports Triton
+
+        return glue.norm_modulate(x, shift, scale, norm.eps)
+    return modulate(norm(x), shift, scale)
+
+
+def gated_sum(x: Tensor, gate: Tensor, branch: Tensor) -> Tensor:
+    """x + gate * branch, gate (B, D): one kernel on a GPU."""
+    if _in_one_kernel(x):
+        from models.layers import glue  # imports Triton
+
+        return glue.gated_sum(x, gate, branch)
+    return x + gate[:, None] * branch
+
+
+def _in_one_kernel(x: Tensor) -> bool:
+    """Not while compiling: the compiler fuses these itself, with their neighbours."""
+    fits = x.is_cuda and x.dtype != torch.float64 and x.shape[-1] <= WIDEST
+    return fits and not torch.compiler.is_compiling() and triton_runs_on(x.device)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -21,7 +51,7 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(condition).chunk(2, dim=1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
+        return self.linear(norm_modulate(x, self.norm_final, shift, scale))
 
     def zero_(self) -> None:
         """Start by predicting exactly zero (DiT; DiS does not)."""

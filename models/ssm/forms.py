@@ -7,11 +7,11 @@ counted bytes and operations (docs/kernels.md), not from times.
 from __future__ import annotations
 
 from enum import Enum
-from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+from models.layers.devices import triton_runs_on
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -33,12 +33,4 @@ def choose(u: Tensor, modes: int) -> Form:
     if u.device.type == "cpu" or u.dtype not in HALF:
         return Form.CONVOLUTION
     fits = u.shape[1] > SHORT_LENGTH and modes <= MOST_MODES
-    return Form.FUSED if fits and _triton_runs_on(u.device) else Form.CHUNKED
-
-
-@cache
-def _triton_runs_on(device: torch.device) -> bool:
-    """Matrix units for bf16 and Triton itself: NVIDIA from Ampere on."""
-    if device.type != "cuda" or torch.version.cuda is None or find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    return Form.FUSED if fits and triton_runs_on(u.device) else Form.CHUNKED

@@ -151,6 +151,6 @@ def test_one_place_chooses(
     form: Form,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(forms, "_triton_runs_on", lambda device: triton)
+    monkeypatch.setattr(forms, "triton_runs_on", lambda device: triton)
     u: Tensor = Sequence(torch.device(device), dtype, (2, length, 3))  # type: ignore[assignment]
     assert forms.choose(u, modes) is form
