@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from models.denoiser import require
 from study.data.ahead import thread_count
 from study.data.celeba import IMAGES
 from study.data.cifar10 import FOLDER, TRAIN
@@ -67,9 +68,13 @@ def _folders(path: Path) -> list[str]:
 def check(path: Path, name: str | None = None, size: int | None = None) -> tuple[list[str], list[str]]:
     """(what was found, what is wrong), a line each. Every image is decoded as training would."""
     path = path.expanduser().absolute()
+    require(path.exists(), "path", str(path), "a file or folder that exists")
     name = name or guess(path)
     forget(name, path)
-    found, offer = find(name, str(path)), dataset(name)
+    offer = dataset(name)
+    require(offer.on_disk, "name", name, "a set on disk")
+    require(size is None or size > 0, "size", size, "1 or more")
+    found = find(name, str(path))
     size = size or found.size or offer.size[0] * offer.latent_factor
     lines = [f"{path}: data={name}", *described(found, offer.classes)]
     files = files_of(name, path, size)

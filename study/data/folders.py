@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from study.data.listing import Entry, Place, Read, is_image, labels_by_name
 
@@ -45,11 +45,11 @@ def entries_of_parts(root: Path, train: Path, apart: Path | None) -> list[Entry]
 
 def labelled_entries(root: Path, part: Path, is_apart: bool = False) -> list[Entry]:
     """Images below `part`, each of the class its first folder names, or that `dataset.json` says."""
-    files = list(files_below(part))
     known = labels_file(part)
+    prefix = "" if part == root else f"{part.relative_to(root).as_posix()}/"
     entries = []
-    for name, size in files:
-        full = str(PurePosixPath((part / name).relative_to(root)))
+    for name, size in files_below(part):
+        full = prefix + name
         if known is not None:
             if name not in known:
                 raise ValueError(f"{part / LABELS} has no label for {name}")

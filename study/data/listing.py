@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -139,8 +140,8 @@ def digest_of(entries: Sequence[Entry], labels: NDArray[np.int64]) -> str:
 
 def is_image(name: str) -> bool:
     """By its suffix; what a Mac leaves in archives is not."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
+    leaf = name.rpartition("/")[2]
+    return posixpath.splitext(leaf)[1].lower() in SUFFIXES and not leaf.startswith("._")
 
 
 def shown(name: str) -> str:

@@ -73,8 +73,8 @@ Stamp = tuple[str, int, int]
 
 def watched(place: Place, names: Iterable[str]) -> list[str]:
     """Everything whose change may change the list."""
-    folders = {PurePosixPath(name).parent for name in names} if place.in_folders else set()
-    folders |= {above for folder in folders for above in folder.parents}
+    lowest = {name.rpartition("/")[0] for name in names} if place.in_folders else set()
+    folders = {above for name in lowest for above in (PurePosixPath(name), *PurePosixPath(name).parents)}
     return sorted({*(str(place.path / folder) for folder in folders), *(str(file) for file in place.files)})
 
 
