@@ -19,10 +19,9 @@ from study.diffusion import SamplerConfig, make_process
 from study.distributed import Ranks
 from study.interchange.model_folder import load_model
 from study.interchange.reading import CheckpointError
-from study.latents.autoencoder import load_autoencoder
-from study.sample import Decode, Tell, load_samples, sample, write_for_adm
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from study.latents.autoencoder import Autoencoder, load_autoencoder
+from study.optimizer import AUTOCAST
+from study.sample import Drawing, Tell, fill, load_samples, write_for_adm
 
 
 @dataclass(frozen=True)
@@ -47,45 +46,37 @@ def draw(
     network, model = load_model(folder)
     sampler = SamplerConfig(**{**vars(model.sampler), **changes})
     device = torch.device(wishes.device)
-    decode = decoder(model.backbone.latent_factor, wishes, device)
-    shards = out.with_name(f"{out.stem}.parts")
+    autoencoder = autoencoder_for(model.backbone.latent_factor, wishes)
+    decode = to_uint8 if autoencoder is None else autoencoder.to(device).decode
+    process = make_process(model.process)
+    drawing = Drawing(
+        network.to(device), process, sampler, wishes.seed, wishes.labels, wishes.batch, decode=decode, tell=tell
+    )
+    shards = out.with_name(f"{out.stem}.parts") / ("pixels" if autoencoder is None else autoencoder.digest()[:16])
     dtype = AUTOCAST.get(wishes.precision)
 
-    def draw_share(indices: range) -> None:
-        with torch.autocast(device.type, dtype) if dtype else nullcontext():
-            sample(
-                network.to(device),
-                make_process(model.process),
-                sampler,
-                indices,
-                seed=wishes.seed,
-                labels=wishes.labels,
-                batch_size=wishes.batch,
-                folder=shards,
-                decode=decode,
-                tell=tell,
-            )
+    def draw_share() -> None:
+        if mine := ranks.share(wishes.count):
+            with torch.autocast(device.type, dtype) if dtype else nullcontext():
+                fill(shards, drawing, mine)
 
-    mine = ranks.share(wishes.count)
     out.parent.mkdir(parents=True, exist_ok=True)
-    ranks.together(lambda: draw_share(mine) if mine else None)
+    ranks.together(draw_share)
     ranks.first_alone(lambda: write_for_adm(out, load_samples(shards, range(wishes.count))))
     return sampler
 
 
-def decoder(latent_factor: int, wishes: Wishes, device: torch.device) -> Decode:
-    """From what the network makes to pixels."""
+def autoencoder_for(latent_factor: int, wishes: Wishes) -> Autoencoder | None:
+    """What decodes what the network makes; None where that is pixels."""
     if latent_factor == 1:
         if wishes.autoencoder:
             raise CheckpointError("--autoencoder does not go with a network that makes pixels")
-        return to_uint8
+        return None
     if not wishes.autoencoder:
         raise CheckpointError(
             "this network makes latents: name the autoencoder that decodes them, --autoencoder FOLDER "
             "(such as a copy of stabilityai/sd-vae-ft-ema)"
         )
-    autoencoder = load_autoencoder(wishes.autoencoder, wishes.scale).to(device)
-    require(
-        autoencoder.factor == latent_factor, "autoencoder", f"1/{autoencoder.factor}", f"one of factor {latent_factor}"
-    )
-    return autoencoder.decode
+    found = load_autoencoder(wishes.autoencoder, wishes.scale)
+    require(found.factor == latent_factor, "autoencoder", f"factor {found.factor}", f"one of factor {latent_factor}")
+    return found
