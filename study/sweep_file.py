@@ -23,16 +23,15 @@ from study.launch.config import LauncherConfig, LocalConfig, SlurmConfig, launch
 from study.marked_yaml import Keys, Marked, dump_yaml, parse_marked, read_marked
 from study.search.config import SearchConfig, search_from, search_tree
 from study.search.space import Distribution, choices, parse_distribution
+from study.stated_speed import StatedSpeed, stated_speed_from, stated_speed_tree
 from study.strict import ConfigError, nearest, unknown_key
 from study.sweep_words import with_words
 
 if TYPE_CHECKING:  # it reads torch, for which other sweeps need not wait
     from study.bench.block import BenchConfig
 
-KEYS = (
-    "defaults", "overrides", "axes", "zip", "where", "exclude", "match", "baseline", "launcher", "search", "tuned",
-    "bench",
-)  # fmt: skip
+POINTS = ("defaults", "overrides", "axes", "zip", "where", "exclude", "match", "baseline")
+KEYS = (*POINTS, "launcher", "throughput", "search", "tuned", "bench")
 REPLICATES = ("seed", "seeds.data", "seeds.noise", "seeds.init")
 """Axes whose points are repetitions of one another, to be averaged over."""
 
@@ -74,6 +73,7 @@ class Sweep:
     match: Mapping[str, Any] | None = None
     baseline: Mapping[str, Value] = field(default_factory=dict)
     launcher: LauncherConfig = field(default_factory=LocalConfig)
+    throughput: StatedSpeed | None = None  # what a plan's hours rest on, if not on this machine's records
     search: SearchConfig | None = None
     space: Mapping[str, Distribution] = field(default_factory=dict)  # where a search looks, by key
     tuned: str = ""  # a search whose best values of each point's family are taken
@@ -126,6 +126,7 @@ def to_yaml(sweep: Sweep) -> str:
         "match": sweep.match,
         "baseline": dict(sweep.baseline),
         "launcher": launcher_tree(sweep.launcher),
+        "throughput": stated_speed_tree(sweep.throughput) if sweep.throughput else None,
         "search": search_tree(sweep.search) if sweep.search else None,
         "tuned": sweep.tuned,
         "bench": _bench_tree(sweep.bench) if sweep.bench else None,
@@ -197,6 +198,7 @@ class _Reader:
             match=self._mapping(("match",)) or None,
             baseline=self._values(("baseline",)),
             launcher=self._launcher(),
+            throughput=self._throughput(),
             search=search,
             space=space,
             tuned=self._tuned(),
@@ -382,6 +384,13 @@ class _Reader:
             return LocalConfig() if given is None else launcher_from(given)
         except ConfigError as error:
             raise self._error(("launcher",), str(error)) from error
+
+    def _throughput(self) -> StatedSpeed | None:
+        given = self._at(("throughput",))
+        try:
+            return None if given is None else stated_speed_from(given)
+        except ConfigError as error:
+            raise self._error(("throughput",), str(error)) from error
 
 
 def _bench_tree(bench: BenchConfig) -> dict[str, Any]:
