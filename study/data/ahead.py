@@ -34,8 +34,9 @@ def thread_count() -> int:
     if given and not (given.isdigit() and int(given)):
         raise ConfigError(f"{THREADS_VARIABLE}={given!r} is not valid: must be a number of threads, 1 or more")
     beside = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    cores = len(os.sched_getaffinity(0)) // (int(beside) if beside.isdigit() and int(beside) else 1)
-    return int(given) if given else min(max(cores, 1), MOST_THREADS)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // (int(beside) if beside.isdigit() and int(beside) else 1)
+    return int(given) if given else min(max(share, 1), MOST_THREADS)
 
 
 class _Batch:
