@@ -7,7 +7,8 @@
 1. exactness: every form of S4D's core against float64, float32 and bf16, outputs and all gradients
 2. ceilings: a copy and a matrix product, the two limits that everything else is a share of
 3. cores: forward and forward with backward of every form, ours and peers', in turns; medians and quartiles
-4. models: bf16 training steps of DiffuSSM-XL and DiT-XL/2 at 256 and 512 pixels, images per second, utilisation,
+4. glue: norm with modulation and gate with sum, fused against as written; exactness too
+5. models: bf16 training steps of DiffuSSM-XL and DiT-XL/2 at 256 and 512 pixels, images per second, utilisation,
    memory; sampling; and what one training step spends its time in
 
 Times are the device's own (events), after a head start that hides launching, with caches flushed in between.
@@ -28,14 +29,15 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks import gpu_glue
 from benchmarks.exactness import LENGTHS, Case, table
-from benchmarks.gpu_cores import REFERENCE, Shape, sides
-from models.ssm.forms import Form
+from benchmarks.gpu_cores import FORMS, REFERENCE, Shape, sides
+from models.ssm.forms import Form, executed_flops
 from study.bench.config import Cell, Network
 from study.bench.store import machine_folder
 from study.bench.workload import make_work
 
-PARTS = ("exactness", "ceilings", "cores", "models")
+PARTS = ("exactness", "cores", "glue", "models")
 HEAD_START = 4_000_000  # cycles for which the device waits while a chain of launches is queued
 FLUSHED = 1 << 28  # bytes: more than any second-level cache
 FLOPS_PER_MAC = 2
@@ -158,22 +160,40 @@ def cores(plan: Plan, clock: Clock, limits: Ceilings) -> Iterator[dict[str, str]
         }
         for what, calls in passes.items():
             times = clock.interleaved(calls, plan.rounds)
-            yield from core_lines(str(shape), what, times, floor if what == "forward" else None)
+            yield from core_lines(shape, what, times, floor if what == "forward" else None)
         del made
         if clock.cuda:
             torch.cuda.empty_cache()
 
 
-def core_lines(shape: str, what: str, times: dict[str, Spread | str], floor: float | None) -> Iterator[dict[str, str]]:
-    """`x reference`: how often faster than the module. `x floor`: how often slower than moving x and y once."""
+def core_lines(
+    shape: Shape, what: str, times: dict[str, Spread | str], floor: float | None
+) -> Iterator[dict[str, str]]:
+    """`x reference`: how often faster than the module. Forward, `x floor`: how often slower than moving x and y
+    once; `TFLOP/s`: of the operations that this form executes."""
     reference = times[REFERENCE]
+    u, directions = (shape.batch, shape.length, shape.width), 2
     for name, spread in times.items():
-        line = {"shape": shape, "form": name, "pass": what, "ms": str(spread)}
+        line = {"shape": str(shape), "form": name, "pass": what, "ms": str(spread)}
         if isinstance(spread, Spread) and isinstance(reference, Spread):
             line["x reference"] = f"{reference.median / spread.median:.1f}"
         if isinstance(spread, Spread) and floor is not None:
             line["x floor"] = f"{spread.median / floor:.2f}"
+            if name in FORMS:
+                done = executed_flops(FORMS[name], u, shape.state // 2, directions, shape.streams)
+                line["TFLOP/s"] = f"{done / spread.median / 1e9:.2f}"
         yield line
+
+
+def glued(plan: Plan, clock: Clock) -> Iterator[dict[str, str]]:
+    half = torch.bfloat16 if plan.dtype == "bf16" else torch.float32
+    width = plan.shapes[0].width
+    for dtype in plan.dtypes:
+        yield from gpu_glue.errors(dtype, plan.device, max(64, width))  # a norm of two numbers has no slope
+    batch, length = plan.shapes[0].batch, plan.shapes[0].length
+    times = clock.interleaved(gpu_glue.calls(batch, length, width, half, plan.device), plan.rounds)
+    for name, spread in times.items():
+        yield {"glue": name, "shape": f"B={batch} L={length} D={width}", "ms": str(spread)}
 
 
 def models(plan: Plan, clock: Clock, limits: Ceilings, compiled: bool, folder: Path) -> Iterator[dict[str, str]]:
@@ -272,7 +292,11 @@ def run(plan: Plan, only: list[str], folder: Path, compiled: bool) -> bool:
     line = {"copy GB/s": f"{limits.copy / 1e9:.1f}", "product TFLOP/s": f"{limits.product / 1e12:.2f}"}
     print(markdown([line]), flush=True)
     write(folder, "ceilings", [line], head)
-    timed = {"cores": cores(plan, clock, limits), "models": models(plan, clock, limits, compiled, folder)}
+    timed = {
+        "cores": cores(plan, clock, limits),
+        "glue": glued(plan, clock),
+        "models": models(plan, clock, limits, compiled, folder),
+    }
     for name, made in timed.items():
         if name in only:
             lines = []
@@ -280,6 +304,7 @@ def run(plan: Plan, only: list[str], folder: Path, compiled: bool) -> bool:
                 print(" | ".join(line.values()), flush=True)
                 lines.append(line)
             write(folder, name, lines, head)
+            right &= all(line.get("verdict", "within") == "within" for line in lines)
     return right
 
 

@@ -155,12 +155,12 @@ class _Forced(torch.autograd.Function):
             return None, *core.s4d_backward(grad, *inputs, *nothing)
 
 
+FORMS = {"FFT, custom backward": Form.CONVOLUTION, "bmm chain": Form.CHUNKED, FUSED: Form.FUSED}
+
 OURS: dict[str, Core] = {
     REFERENCE: reference,
     "merged FFT": merged,
-    "FFT, custom backward": partial(_Forced.apply, Form.CONVOLUTION),
-    "bmm chain": partial(_Forced.apply, Form.CHUNKED),
-    FUSED: partial(_Forced.apply, Form.FUSED),
+    **{name: partial(_Forced.apply, form) for name, form in FORMS.items()},
 }
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.layers.devices import triton_runs_on
+from models.macs import real_fft
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -20,6 +21,10 @@ SHORT_LENGTH = 128
 
 MOST_MODES = 32
 """Modes whose tables and states fit the registers of a program of the fused kernel."""
+
+
+FUSED_CHUNK = 64
+"""Tokens per chunk of the fused kernel: the rows of one matrix instruction."""
 
 
 class Form(Enum):
@@ -34,3 +39,23 @@ def choose(u: Tensor, modes: int) -> Form:
         return Form.CONVOLUTION
     fits = u.shape[1] > SHORT_LENGTH and modes <= MOST_MODES
     return Form.FUSED if fits and triton_runs_on(u.device) else Form.CHUNKED
+
+
+def executed_flops(form: Form, u: tuple[int, int, int], modes: int, directions: int, streams: int) -> int:
+    """Floating-point operations of a forward pass on u (B, L, H) as this form does it, kernel generation aside.
+
+    Model MACs are those of the mathematics and the same for all; this is what the machine is kept busy with.
+    """
+    from models.ssm.chunked import chunk_length
+    from models.ssm.conv import transform_length
+    from models.ssm.core import DIRECT_LENGTH
+
+    batch, length, width = u
+    if form is Form.CONVOLUTION:
+        n = transform_length(length)
+        transforms = 2 * real_fft(n, 1 + streams) + 6 * streams * (n // 2 + 1)
+        return batch * width * (2 * streams * length**2 if length <= DIRECT_LENGTH else transforms)
+    chunk = FUSED_CHUNK if form is Form.FUSED else chunk_length(length)
+    count = -(-length // chunk)
+    between = 2 * chunk * directions * 4 * modes if count > 1 else 0  # into the states and out of them, re and im
+    return batch * width * count * (2 * streams * chunk**2 + between)

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from models.ssm.chunked import chunk_filters, mode_gradients
 from models.ssm.conv import diagonal_sums
+from models.ssm.forms import FUSED_CHUNK as CHUNK
 from models.ssm.fused_kernels import conv_backward_kernel, conv_kernel
 from models.ssm.kernel import Modes
-
-CHUNK = 64
-"""Tokens per chunk, C: the rows of one matrix instruction."""
 
 LEAST = 16
 """The smallest side of a product that the matrix units take: fewer rows or modes are padded."""

@@ -154,3 +154,16 @@ def test_one_place_chooses(
     monkeypatch.setattr(forms, "triton_runs_on", lambda device: triton)
     u: Tensor = Sequence(torch.device(device), dtype, (2, length, 3))  # type: ignore[assignment]
     assert forms.choose(u, modes) is form
+
+
+def test_executed_operations_by_hand() -> None:
+    """Per output, both directions summed: 2C + 8S in chunks of C with S = 2n; 2L as one product."""
+    u = (3, 1024, 5)
+    outputs = 3 * 1024 * 5
+    assert forms.executed_flops(Form.FUSED, u, 32, 2, 1) == outputs * (2 * 64 + 8 * 64)
+    assert forms.executed_flops(Form.CHUNKED, u, 32, 2, 1) == outputs * (2 * 128 + 8 * 64)
+    assert forms.executed_flops(Form.FUSED, u, 32, 2, 2) == outputs * (4 * 64 + 8 * 64)
+    assert forms.executed_flops(Form.CHUNKED, (3, 100, 5), 32, 2, 1) == 3 * 100 * 5 * 2 * 100
+    assert forms.executed_flops(Form.CONVOLUTION, (3, 64, 5), 32, 2, 2) == 3 * 64 * 5 * 2 * 2 * 64
+    # L = 1024: three transforms of length 2048 at 2.5 n log2 n, two spectra of 1025 bins.
+    assert forms.executed_flops(Form.CONVOLUTION, u, 32, 2, 2) == 15 * (3 * 56320 + 2 * 6 * 1025)
