@@ -9,8 +9,10 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from functools import cache
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 from study.data.folders import APART, LABELS, TRAIN
 from study.data.listing import LARGEST, Entry, Place, Read, is_image, labels_by_name, shown
@@ -19,6 +21,7 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")  # a zip member's own header: signature
 SIGNATURE = b"PK\x03\x04"
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 LABEL_SUFFIXES = (".cls", ".json")
+MOST_OPEN = 256  # archives; a process may have 1,024 files open
 SMALL = 1 << 24  # bytes of a label: more is none
 
 
@@ -68,7 +71,7 @@ def _zip_labels(archive: zipfile.ZipFile, path: Path) -> dict[str, int] | None:
 
 
 def zip_reader(path: Path) -> Read:
-    file = str(path)
+    file = archive_at(path)
 
     def read(name: str, size: int, place: list[int]) -> bytes:
         offset, packed, method, checksum = place
@@ -93,14 +96,33 @@ def inflated(content: bytes, size: int) -> bytes:
         raise ValueError(str(error)) from error
 
 
-@cache
-def _descriptor(file: str) -> int:
-    """Held open for as long as the process lives: shards are few, and reads at an offset share a descriptor safely."""
-    return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+Archive: TypeAlias = tuple[str, int, int]
+"""(path, inode, when it changed): another file under the same name is another archive"""
 
 
-def read_at(file: str, size: int, offset: int) -> bytes:
-    content = os.pread(_descriptor(file), size, offset)
+def archive_at(path: Path) -> Archive:
+    status = path.stat()
+    return (str(path), status.st_ino, status.st_mtime_ns)
+
+
+class _Opened:
+    """Closed when nobody reads from it any more, and it is no longer remembered."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.number = os.open(archive[0], os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        with suppress(AttributeError, OSError):  # it could not be opened
+            os.close(self.number)
+
+
+_opened = lru_cache(maxsize=MOST_OPEN)(_Opened)
+
+
+def read_at(archive: Archive, size: int, offset: int) -> bytes:
+    """Threads share a descriptor: reading at an offset moves nothing."""
+    opened = _opened(archive)
+    content = os.pread(opened.number, size, offset)
     if len(content) != size:
         raise ValueError("the archive ends before it does")
     return content
@@ -113,7 +135,7 @@ def shards_place(path: Path) -> Place:
     if not shards:
         raise ValueError(f"path={str(path)!r} is not valid: must be a .tar file or a folder of them")
     root = path if path.is_dir() else path.parent
-    files = [str(shard) for shard in shards]
+    files = [archive_at(shard) for shard in shards]
 
     def entries() -> Iterator[Entry]:
         for number, shard in enumerate(shards):
@@ -136,7 +158,7 @@ def shards_of(path: Path) -> tuple[list[Path], list[Path]]:
     apart = [shard for shard in shards if _part_of(shard.relative_to(path)) in APART]
     train = [shard for shard in shards if shard not in set(apart)]
     named = [shard for shard in train if _part_of(shard.relative_to(path)) == TRAIN]
-    return named or train, apart
+    return (named or train, apart) if train else (apart, [])
 
 
 def _part_of(shard: Path) -> str:

@@ -9,6 +9,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -229,6 +230,47 @@ def test_shards_may_keep_labels_in_json_and_parts_in_their_names(tmp_path: Path)
         made.shard(tmp_path / f"imagenet_{part}_0000.tar", members)
     config = config_of("webdataset", tmp_path)
     assert (config.count, config.heldout, config.reference, config.classes) == (9, 2, 3, 2)
+
+
+def test_more_shards_than_can_be_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import study.data.archives as archives
+
+    opened: list[int] = []
+
+    class Counted(archives._Opened):
+        def __init__(self, archive: archives.Archive) -> None:
+            super().__init__(archive)
+            opened.append(1)
+
+        def __del__(self) -> None:
+            super().__del__()
+            opened.pop()
+
+    monkeypatch.setattr(archives, "_opened", lru_cache(maxsize=3)(Counted))
+    for number in range(30):
+        made.shard(tmp_path / f"{number:03d}.tar", {"0.jpg": made.jpeg(number)})
+    source = load(config_of("webdataset", tmp_path), "train")
+    for _ in range(2):
+        source.batch(torch.arange(len(source)))
+        assert len(opened) <= 3
+
+
+def test_validation_shards_alone_are_trained_on(tmp_path: Path) -> None:
+    made.shard(tmp_path / "val-0.tar", {f"{i}.jpg": made.jpeg(i) for i in range(20)})
+    assert config_of("webdataset", tmp_path).count == 17
+
+
+def test_an_archive_written_anew_is_read_anew(tmp_path: Path) -> None:
+    """In one process, under one name."""
+    from study.data.archives import zip_place
+
+    first = in_order(zip_place(made.edm_zip(tmp_path / "a.zip", 5)))
+    content = first.read(0)
+    (tmp_path / "a.zip").unlink()
+    other = made.edm_zip(tmp_path / "a.zip", 5, side=20)
+    second = in_order(zip_place(other))
+    assert second.read(0) != content
+    assert first.read(0) == content  # the old file lives as long as it is open
 
 
 def test_lsuns_images_are_those_of_their_keys(tmp_path: Path) -> None:
