@@ -1,6 +1,6 @@
 """What keeping S4D's spectra between the steps of sampling gains, as a ratio within one process.
 
-    python benchmarks/sampling_cache.py [--rounds 5]
+    python benchmarks/sampling_cache.py [--rounds 3]
 
 Three sides take turns, by CPU time on one thread. `kept`: the spectra are made once. `anew`: they are made at every
 evaluation, by the fast form that `kept` makes them with once. `textbook`: at every evaluation the kernel is generated
@@ -97,7 +97,7 @@ def report(name: str, state: int, length: int, batch: int, sides: list[Callable[
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     torch.manual_seed(0)

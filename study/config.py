@@ -122,7 +122,7 @@ class MachineConfig:
         require(known, "peak_tflops", self.peak_tflops, "0 (not known) or more")
         once = not (self.measure_peak and self.peak_tflops)
         require(once, "measure_peak", self.measure_peak, f"false, as peak_tflops={self.peak_tflops:g} states it")
-        require(not (self.shard and self.compile), "shard", self.shard, "false with compile=true: never seen to work")
+        require(not (self.shard and self.compile), "shard", self.shard, "false with compile=true: not tried together")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,17 @@ def check_batch(batch: int, ranks: Ranks) -> None:
         )
 
 
+def check_splittable(network: nn.Module) -> None:
+    """Refuse what FSDP2 cannot split, dividing tensors along their first dimension and block by block."""
+    reasons = [f"{name} is a scalar" for name, parameter in network.named_parameters() if parameter.ndim == 0]
+    owners: dict[Tensor, int] = {}
+    for number, block in enumerate(blocks_of(network)):
+        if any(owners.setdefault(parameter, number) != number for parameter in block.parameters()):
+            reasons.append(f"block {number} shares parameters with another")
+    if reasons:
+        raise ValueError(f"machine.shard=true is not valid: must be false for this backbone, as {reasons[0]}")
+
+
 def is_split(tensor: Tensor) -> bool:
     """Whether each rank has but a part: a DTensor, told by its method, as importing the class takes a second."""
     return hasattr(tensor, "full_tensor")

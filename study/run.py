@@ -163,6 +163,7 @@ def prepare(config: RunConfig, ranks: Ranks | None = None) -> tuple[Trainer, dic
         allocator=allocator,
         train_data=trainer.draws.images.sha256,
         ranks=str(ranks.world_size),
+        shard=str(trainer.sharded).lower(),
     )
     return trainer, facts
 

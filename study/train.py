@@ -21,7 +21,15 @@ from study.diffusion import make_process
 from study.distributed import Ranks
 from study.draws import Draws, generator
 from study.optimizer import AUTOCAST, check_precision, clip_gradients, learning_rate, moment_shapes, new_optimizer
-from study.parallel import check_batch, is_split, local_of, new_parallel, recompute_blocks, whole_of
+from study.parallel import (
+    check_batch,
+    check_splittable,
+    is_split,
+    local_of,
+    new_parallel,
+    recompute_blocks,
+    whole_of,
+)
 
 if TYPE_CHECKING:
     from study.sharding import Shards
@@ -66,6 +74,8 @@ class Trainer:
         self.sharded = config.machine.shard and ranks.world_size > 1
         self.shards: Shards | None = None
         self.network = new_network(config).to("cpu" if self.sharded else device)  # parts go there in `meet`
+        if self.sharded:
+            check_splittable(self.network)
         self.averages = [copy.deepcopy(self.network).requires_grad_(False).eval() for _ in config.train.ema]
         self._hold()
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")

@@ -16,7 +16,7 @@ from study.checkpoint import CheckpointFolder
 from study.compose import resolve
 from study.config import RunConfig
 from study.distributed import Ranks
-from study.parallel import local_of, whole_of
+from study.parallel import check_splittable, local_of, whole_of
 from study.run import run
 from study.run_directory import RunDirectory, Status
 from study.strict import ConfigError
@@ -135,6 +135,17 @@ def test_parts_are_torchs_chunks(length: int, world_size: int) -> None:
     for rank in range(world_size):
         expected = chunks[rank] if rank < len(chunks) else whole[:0]
         assert torch.equal(whole[min(rank * size, length) :][:size], expected)
+
+
+def test_what_cannot_be_split_is_refused() -> None:
+    blocks = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(3))
+    check_splittable(blocks)
+    blocks[2].weight = blocks[0].weight
+    with pytest.raises(ValueError, match=r"machine\.shard=true is not valid: .* block 2 shares parameters"):
+        check_splittable(blocks)
+    blocks[1].scale = torch.nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"1\.scale is a scalar"):
+        check_splittable(blocks)
 
 
 @pytest.mark.parametrize(
