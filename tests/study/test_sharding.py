@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import study.train
 import tests.study.ranked as faults
 from study.checkpoint import CheckpointFolder
 from study.compose import resolve
@@ -71,6 +72,26 @@ def hold_a_part(ranks: Ranks, words: list[str]) -> None:
 def test_each_rank_holds_its_part(tmp_path: Path) -> None:
     words = ["backbone=dit-tiny", "backbone.depth=1", "train.batch=6", "train.ema=[0.9,0.5]"]
     assert together(3, hold_a_part, words) == [0, 0, 0]
+
+
+def train_reduced(ranks: Ranks, words: list[str]) -> None:
+    """Emulated if need be: split weights stay float32, and blocks that are computed again see them whole."""
+    study.train.check_precision = lambda precision, device: None  # type: ignore[assignment]
+    split = Trainer(resolve([*words, SHARD, "machine.checkpoint_activations=true"]), CPU, ranks)
+    whole = Trainer(resolve(words), CPU)
+    split.meet()
+    for _ in range(2):
+        split.step()
+        whole.step()
+    assert {tensor.dtype for tensor in split.parameters} == {torch.float32}
+    assert split.take_loss() == pytest.approx(whole.take_loss(), rel=0.01)
+    assert split.validate().mean == pytest.approx(whole.validate().mean, rel=0.01)
+
+
+@pytest.mark.parametrize("backbone", ["dit-tiny", "diffussm-tiny"])
+def test_split_weights_in_bf16(backbone: str) -> None:
+    words = [f"backbone={backbone}", "backbone.depth=1", "train.batch=4", "train.precision=bf16"]
+    assert together(2, train_reduced, [*words, "train.validate_images=4", "train.validate_bins=2"]) == [0, 0]
 
 
 @pytest.fixture
