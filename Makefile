@@ -26,6 +26,10 @@ bench: $(VENV)/installed
 bench-record: $(VENV)/installed-dev
 	$(BIN)/python -m study.bench record
 	$(BIN)/python -m study.bench scaling dit-s/2 diffussm-s --side 8 16 32 64
+	$(BIN)/python -m study.bench dit-s/2 --mode forward train --peer timm-dit=benchmarks/peers.py:timm_blocks \
+		--peer diffusers-dit=benchmarks/peers.py:diffusers_dit
+	$(BIN)/python -m study.bench unet-small --mode forward train \
+		--peer diffusers-unet=benchmarks/peers.py:diffusers_unet
 	$(BIN)/python -m analysis.machine_page results/bench/*/
 	$(BIN)/python -m analysis.notebooks 06
 

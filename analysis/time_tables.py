@@ -50,9 +50,8 @@ def measured_networks(cells: pd.DataFrame) -> pd.DataFrame:
     found = [Cell(rows) for _, rows in networks(cells).groupby("cell", sort=False)]
     lines = []
     for cell in sorted(found, key=_place):
-        base = next(
-            (each for each in found if _place(each)[:-2] == _place(cell)[:-2] and not each.told("baseline")), cell
-        )
+        same = (each for each in found if _place(each)[:-2] == _place(cell)[:-2])
+        base = next((each for each in same if each.told("subject") == cell.told("baseline")), None)
         name, rejected = cell.stem, cell.number(f"{cell.stem}_rejected_spread")
         lines.append({
             "network": cell.told("subject"),
@@ -66,7 +65,7 @@ def measured_networks(cells: pd.DataFrame) -> pd.DataFrame:
             "p95": cell.number(f"{name}_p95_ms"),
             "n": int(cell.rows["n"].max()),
             "ratio [95 %]": cell.span(f"{name}_ratio"),
-            "by MACs": cell.gmacs / base.gmacs if base is not cell else math.nan,
+            "by MACs": cell.gmacs / base.gmacs if base else math.nan,
             "mfu": cell.number(f"{name}_mfu"),
             "MiB": _memory(cell),
         })  # fmt: skip

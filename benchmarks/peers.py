@@ -1,9 +1,9 @@
 """Other people's networks beside ours: adapters for `python -m study.bench --peer`.
 
-    pip install timm diffusers
-    python -m study.bench dit-s/2 --peer timm=benchmarks/peers.py:timm_blocks \\
-        --peer diffusers=benchmarks/peers.py:diffusers_dit --mode forward train
-    python -m study.bench unet-small --peer diffusers=benchmarks/peers.py:diffusers_unet --mode forward train
+    pip install -e ".[peers]"
+    python -m study.bench dit-s/2 --peer timm-dit=benchmarks/peers.py:timm_blocks \\
+        --peer diffusers-dit=benchmarks/peers.py:diffusers_dit --mode forward train
+    python -m study.bench unet-small --peer diffusers-unet=benchmarks/peers.py:diffusers_unet --mode forward train
 
 Each takes our network and returns theirs, with our weights where their layout allows. The outputs are compared
 before anything is timed (docs/measuring.md).

@@ -180,4 +180,4 @@ def provenance_of(measured: Measured) -> dict[str, str]:
     if measured.peaks is not None:
         names["peak_gflops"] = f"{measured.peaks.gflops:.4g}"
         names["peak_copy_gb_per_s"] = f"{measured.peaks.copy_gb:.4g}"
-    return {**measured.facts, **settings, **names}
+    return {**settings, **measured.facts, **names}  # a GPU by its name, not as cuda

@@ -132,7 +132,7 @@ def told(frame: pd.DataFrame, axis: str, name: str, folder: Path) -> list[str]:
 def exponents(series: pd.DataFrame, name: str, axis: str) -> list[str]:
     """Over everything, and over the longest, of time and of MACs."""
     lines = []
-    for label, part in (("all", series), (f"the largest {TAIL}", series.sort_values("at").tail(TAIL))):
+    for label, part in ((f"all {len(series)}", series), (f"the largest {TAIL}", series.sort_values("at").tail(TAIL))):
         if len(part) < TAIL:
             return [f"{name}: {len(part)} {axis}s are believable, too few for an exponent"]
         law, paper = (power_law(part["at"], part[column]) for column in ("ms", "gmacs"))

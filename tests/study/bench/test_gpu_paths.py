@@ -8,8 +8,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from study.bench.block import BenchConfig
+from study.bench.cell import answer
+from study.bench.change import changed
+from study.bench.compare import paired_ratio
+from study.bench.config import Cell, Network, Protocol
+from study.bench.peaks import Peaks
 from study.bench.resources import MIB, energy_counter, measure_energy, measure_memory
-from study.bench.timing import CudaTimer, take
+from study.bench.rows import Measured, lines_of, rows_of
+from study.bench.schedule import Outcome, Taken
+from study.bench.store import machine_folder
+from study.bench.table import table_line
+from study.bench.timing import CudaTimer, Sample, take
 from tests.study.bench.simulated import SimulatedTimer
 
 GPU = torch.device("cuda")
@@ -93,3 +103,57 @@ def test_energy_is_what_work_adds_to_the_idle_draw(monkeypatch: pytest.MonkeyPat
 def test_without_a_counter_there_is_no_energy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert energy_counter(GPU) is None
+
+
+def gpu_cell(monkeypatch: pytest.MonkeyPatch, wall: float) -> Measured:
+    """A cell of a pretended GPU, whose events say 2 ms and whose wall clock says `wall`."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    taken = [Taken(r, b, 0, Sample((0.002,), wall, wall)) for r in range(3) for b in range(10)]
+    facts = {"device": "Stand-in GPU", "gpu_memory_gib": "80.0"}
+    opened = [{"warm_up": {"first": 1.0, "stable": True}, "facts": facts}] * 3
+    cell = Cell(Network("dit-tiny", (8, 8)), batch=4, dtype="bf16", compile=True, device="cuda")
+    resources = {"allocated_peak_mib": 50.0, "reserved_peak_mib": 64.0}, {"joules_per_call": 2.0, "calls": 100}
+    return Measured(cell, Outcome(taken, opened), None, *resources, Peaks(1000.0, 900.0, "bf16"), common=True)
+
+
+def test_rows_of_a_gpu_have_both_clocks_memory_energy_and_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = gpu_cell(monkeypatch, wall=0.003)
+    lines = list(lines_of(measured, Protocol()))
+    rows = {row.metric: row for row in rows_of(lines, Protocol())}
+    assert rows["latency_ms"].value == pytest.approx(2)  # the events' word
+    assert rows["latency_wall_ms"].value == pytest.approx(3)  # the rest is launching
+    assert "latency_cpu_ms" not in rows
+    assert lines[0].cpu_ratio is None
+    assert rows["throughput"].value == pytest.approx(2000)
+    gmacs = measured.cell.gmacs()
+    assert gmacs
+    assert rows["latency_mfu"].value == pytest.approx(2 * gmacs / 0.002 / 1000)
+    assert (rows["allocated_peak_mib"].value, rows["reserved_peak_mib"].value) == (50, 64)
+    assert (rows["joules_per_call"].value, rows["joules_per_call"].n) == (2, 100)
+    assert rows["latency_ms"].provenance["device"] == "Stand-in GPU"
+    line = table_line(lines[0])
+    assert (line["peak_mib"], line["dtype"]) == (50, "bf16 compiled")
+
+
+def test_a_change_on_a_gpu_is_judged_by_events_and_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch that became slower while the kernels did not is no verdict of either kind."""
+    before, after = (gpu_cell(monkeypatch, wall) for wall in (0.003, 0.004))
+    found = changed(before.cell, before.outcome.taken, after.outcome.taken, Protocol(), paired_ratio)
+    assert found.verdict == "no answer, the two clocks disagree"
+    assert "wall clock +33.3%" in str(found)
+
+
+def test_a_gpus_folder_is_named_after_it_and_auto_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    block = BenchConfig()
+    assert block.place == "cuda"
+    assert machine_folder(block.place).name == "nvidia-h100-80gb-hbm3"
+    assert block.plain().device == "cuda"
+
+
+def test_what_a_gpu_refuses_for_lack_of_memory_is_an_answer() -> None:
+    def allocate() -> dict[str, object]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB.\nGPU 0 has ...")
+
+    assert answer(allocate) == {"out_of_memory": "CUDA out of memory. Tried to allocate 80.00 GiB. GPU 0 has ..."}
