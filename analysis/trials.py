@@ -49,20 +49,27 @@ def _planned(rows: Rows, metric: str) -> list[Trial]:
     return lines
 
 
-def dials(rows: Rows, metric: str, seed: int = 0) -> pd.DataFrame:
-    """key, importance, low, high: the share of variance between the groups of each key; 95 % by bootstrap."""
+def settings(rows: Rows, metric: str) -> pd.DataFrame:
+    """A line per trial that has a value: trial, value, and every dial of the search by its key."""
     found = trials(rows, metric).dropna(subset=["value"])
     cells = {run: cell for cell in rows.study.cells for run in cell.runs.values()}
-    found = found[found["run"].isin(cells)]
+    found = found[found["run"].isin(cells)].reset_index(drop=True)
+    keys = dict.fromkeys(key for cell in rows.study.cells for key in cell.values)
+    turned = {key: [cells[run].values.get(key) for run in found["run"]] for key in keys}
+    return pd.concat([found[["trial", "value"]], pd.DataFrame(turned, index=found.index)], axis=1)
+
+
+def dials(rows: Rows, metric: str, seed: int = 0) -> pd.DataFrame:
+    """key, importance, low, high: the share of variance between the groups of each key; 95 % by bootstrap."""
+    found = settings(rows, metric)
     if len(found) < LEAST:
         return pd.DataFrame(columns=["key", "importance", "low", "high"])
-    keys = dict.fromkeys(key for cell in rows.study.cells for key in cell.values)
     values = found["value"].to_numpy(float)
     random = np.random.default_rng(seed)
     draws = random.integers(len(values), size=(RESAMPLES, len(values)))
     lines = []
-    for key in keys:
-        groups = _groups(pd.Series([cells[run].values.get(key) for run in found["run"]]))
+    for key in found.columns.drop(["trial", "value"]):
+        groups = _groups(found[key])
         low, high = np.quantile([explained(values[draw], groups[draw]) for draw in draws], (0.025, 0.975))
         lines.append((key, explained(values, groups), low, high))
     return pd.DataFrame(lines, columns=["key", "importance", "low", "high"])

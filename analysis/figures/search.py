@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.points import better
 from analysis.rows import CannotShowError
-from analysis.style import FAINT, GREY, canvas, caption, colour, drawing, plain_log
+from analysis.style import FAINT, GREY, MARKERS, canvas, caption, colour, drawing, plain_log
 from study.results import is_higher_better
 
 NOTHING = "No search was run yet: a sweep file with a search block, such as sweeps/tune_lr.yaml, runs one."
+MOST_DIALS = 6
+WIDE = 8  # times the least value: from there a dial is drawn on a logarithmic axis
 
 
 @drawing
@@ -35,6 +40,49 @@ def search_history(trials: pd.DataFrame, metric: str = "value") -> Figure:
     caption(figure, f"{told}. Dots: trials, one run each, so without interval; step: the best so far; at the foot: "
             "| pruned, x failed.")  # fmt: skip
     return figure
+
+
+@drawing
+def slices(found: pd.DataFrame, metric: str = "value") -> Figure:
+    """A panel per dial: each trial's value against where the dial stood. `found` has trial, value and the dials.
+
+    Of families searched side by side each has its colour.
+    """
+    dials = [key for key in found.columns.drop(["trial", "value"]) if found[key].nunique() > 1]
+    families = list(dict.fromkeys(found["backbone"])) if "backbone" in dials and len(dials) > 1 else []
+    dials = [key for key in dials if not families or key != "backbone"][:MOST_DIALS]
+    if not dials:
+        raise CannotShowError(NOTHING if found.empty else "All trials have the same settings: there is no slice.")
+    columns = min(2, len(dials))
+    figure, panels = canvas(columns, -(-len(dials) // columns), height=2.6 * -(-len(dials) // columns), sharey=True)
+    spare = list(np.ravel(panels))
+    for key in dials:
+        _slice(spare.pop(0), found, key, families)
+    for axes in spare:
+        axes.set_visible(False)
+    first = np.ravel(panels)[0]
+    first.set_ylabel(f"{metric} ({better(metric)})")
+    if families:
+        figure.legend(*first.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
+    caption(figure, "Dots: finished trials, one run each, so without interval. The other dials move along: a slope "
+            "here need not be this dial's doing.")  # fmt: skip
+    return figure
+
+
+def _slice(axes: Axes, found: pd.DataFrame, key: str, families: Sequence[str]) -> None:
+    places = pd.to_numeric(found[key], errors="coerce")
+    if places.isna().any():
+        names = sorted(found[key].astype(str).unique())
+        places = found[key].astype(str).map(names.index)
+        axes.set_xticks(range(len(names)), names)
+    for index, family in enumerate(families or [""]):
+        mine = found["backbone"] == family if family else slice(None)
+        mark = MARKERS[index % len(MARKERS)]
+        axes.plot(places[mine], found["value"][mine], mark, color=colour(index), alpha=0.7, label=family,
+                  markeredgewidth=0)  # fmt: skip
+    if places.min() > 0 and places.max() > WIDE * places.min():
+        plain_log(axes, "x")
+    axes.set_xlabel(key)
 
 
 @drawing

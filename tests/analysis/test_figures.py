@@ -21,7 +21,7 @@ from analysis.figures.papers import dis_panels, fid_vs_gflops, hourglass, model_
 from analysis.figures.pictures import cut, sample_grid, strips
 from analysis.figures.points import front_of, points, tradeoff
 from analysis.figures.scaling import by_value, power_law
-from analysis.figures.search import importances, search_history
+from analysis.figures.search import importances, search_history, slices
 from analysis.figures.training import loss_by_noise, loss_curves, points_at_equal_compute
 from analysis.published import published
 from analysis.rows import Rows, load_rows
@@ -52,6 +52,16 @@ TRIALS = pd.DataFrame(
 DIALS = pd.DataFrame(
     {"key": ["train.lr", "backbone.M"], "importance": [0.7, 0.3], "low": [0.6, 0.2], "high": [0.8, 0.4]}
 )
+SETTINGS = pd.DataFrame(
+    {
+        "trial": range(4),
+        "value": [3.0, 2, 4, 1],
+        "backbone": ["dit", "dit", "ssm", "ssm"],
+        "train.lr": [1e-4, 1e-3, 1e-2, 2e-3],
+        "backbone.skip": ["none", "long", "none", "long"],
+        "backbone.M": [1, 2, 2, 4],
+    }
+)
 OF_NO_STUDY: dict[str, Callable[[], Figure]] = {
     "gflops": lambda: gflops_vs_resolution(resolution_costs(), published_points(published())),
     "fid": lambda: fid_vs_gflops(published()),
@@ -60,6 +70,7 @@ OF_NO_STUDY: dict[str, Callable[[], Figure]] = {
     "time": lambda: time_vs_resolution(MEASURED),
     "search": lambda: search_history(TRIALS),
     "importances": lambda: importances(DIALS),
+    "slices": lambda: slices(SETTINGS),
 }
 
 
@@ -210,6 +221,20 @@ def test_times_of_two_devices_are_refused() -> None:
     figure = time_vs_resolution(MEASURED.assign(device=["a CPU", "a GPU"] * 2))
     assert "share no axis" in figure.axes[0].texts[0].get_text().replace("\n", " ")
     assert "study.bench" in time_vs_resolution(MEASURED.iloc[:0]).axes[0].texts[0].get_text()
+
+
+def test_a_slice_shows_every_trial_where_its_dial_stood_in_its_familys_colour() -> None:
+    panels = [axes for axes in slices(SETTINGS).axes if axes.get_visible()]
+    assert [axes.get_xlabel() for axes in panels] == ["train.lr", "backbone.skip", "backbone.M"]
+    rate, skip, _ = panels
+    assert rate.get_xscale() == "log"
+    assert [list(line.get_xdata()) for line in rate.lines] == [[1e-4, 1e-3], [1e-2, 2e-3]]
+    assert [list(line.get_ydata()) for line in rate.lines] == [[3, 2], [4, 1]]
+    assert [text.get_text() for text in skip.get_xticklabels()] == ["long", "none"]
+    assert [list(line.get_xdata()) for line in skip.lines] == [[1, 0], [1, 0]]
+    (alone,) = slices(SETTINGS.drop(columns=["backbone", "backbone.skip", "backbone.M"])).axes
+    assert len(alone.lines) == 1
+    assert "no slice" in slices(SETTINGS[["trial", "value"]]).axes[0].texts[0].get_text()
 
 
 def test_best_so_far_follows_what_is_better() -> None:

@@ -11,7 +11,7 @@ from scipy.stats import f_oneway
 
 from analysis.rows import load_rows
 from analysis.times import load_times
-from analysis.trials import dials, explained, trials
+from analysis.trials import dials, explained, settings, trials
 from tests.analysis.synthetic import run_name, write_study
 
 
@@ -33,6 +33,8 @@ def test_a_dial_that_decides_explains_most(tmp_path: Path) -> None:
     assert found["key"] == "backbone.M"
     assert found["importance"] > 0.9
     assert found["low"] <= found["importance"]
+    turned = settings(rows, "val_loss")
+    assert sorted(turned["backbone.M"]) == list(range(1, 9))
 
 
 def test_trials_are_the_plans_points_or_the_searchs_own_record(tmp_path: Path) -> None:
