@@ -58,6 +58,11 @@ class Found:
     size: int | None = None  # pixels along a side, if the set has but one
     reference: int | None = None  # reference images kept apart from both
 
+    def has_enough(self) -> bool:
+        """An image for each split."""
+        kept = 1 if self.reference is None else 0  # of those for the reference
+        return (self.train >= 1 and self.apart >= 1 + kept) if self.apart else self.train >= 2 + kept
+
     def settle(self, count: int | None, heldout: int | None, reference: int | None) -> tuple[int, int, int]:
         """Images per split, what is left out filled in."""
         both = self.reference is None  # held out and of the reference, they share what is kept apart
@@ -152,6 +157,7 @@ class DataConfig:
 
     def _settle(self, offer: Dataset, found: Found) -> None:
         """Become a config that says all there is to know without another look at the disk."""
+        require(found.has_enough(), "path", self.path, "a set with an image for each of its splits")
         counts = found.settle(self.count, self.heldout, self.reference)
         found.check(counts, self.name)
         for name, count in zip(COUNTS, counts, strict=True):

@@ -162,6 +162,13 @@ def test_bad_configs_are_refused_by_field(folder: Path, fields: dict[str, Any], 
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_set_too_small_for_its_splits_is_refused(tmp_path: Path, count: int) -> None:
+    path = made.flat(tmp_path / "few", count)
+    with pytest.raises(ValueError, match=r"^path='.*few' is not valid: must be a set with an image for each of its"):
+        DataConfig("folder", path=str(path), size=8)
+
+
 @pytest.mark.parametrize("name", ["path", "size", "classes", "digest"])
 def test_embedded_sets_lie_nowhere(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name}=.* is not valid: must be left out: digits8 is not on disk"):
