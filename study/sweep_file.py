@@ -379,18 +379,10 @@ class _Reader:
         return tuple(conditions)
 
     def _launcher(self) -> LauncherConfig:
-        given = self._at(("launcher",))
-        try:
-            return LocalConfig() if given is None else launcher_from(given)
-        except ConfigError as error:
-            raise self._error(("launcher",), str(error)) from error
+        return LocalConfig() if self._at(("launcher",)) is None else self._block("launcher", launcher_from)
 
     def _throughput(self) -> StatedSpeed | None:
-        given = self._at(("throughput",))
-        try:
-            return None if given is None else stated_speed_from(given)
-        except ConfigError as error:
-            raise self._error(("throughput",), str(error)) from error
+        return None if self._at(("throughput",)) is None else self._block("throughput", stated_speed_from)
 
 
 def _bench_tree(bench: BenchConfig) -> dict[str, Any]:
