@@ -34,6 +34,11 @@ class Workforce:
         retry = [failure.value for failure in self.wishes.retry]
         return self.slurm.hire(wanted(self.search, self.slurm.config), self._text, retry)
 
+    @property
+    def has_failed_enough(self) -> bool:
+        """For somebody who wants to stop following then; what is in the queue goes on."""
+        return 0 < self.wishes.max_failures <= self.search.failures
+
     def replace_lost(self) -> bool:
         """Send workers for those that went; False if they go again and again and not one trial ends."""
         with suppress(BusyError):
@@ -74,7 +79,7 @@ def _follow(search: Search, force: Workforce) -> bool:
     """Until every trial has ended, or the caller wants to stop. True if workers do nothing but go."""
     asked = time.monotonic()
     with watching(search.families, lambda: at_work(search)) as watch, StopRequest() as stop:
-        while stop.number is None and not search.is_finished:
+        while stop.number is None and not search.is_finished and not force.has_failed_enough:
             watch.changed()
             if time.monotonic() - asked > ASK:
                 if not force.replace_lost():

@@ -73,9 +73,9 @@ class LiveWatch(SearchWatch):
         self._lines = [standing_of(book) for book, _ in self.families]
 
     def _render(self) -> Group:
-        families = [Text(f"  {line}", overflow="ellipsis") for line in self._lines]
+        families = [Text(f"  {line}", no_wrap=True, overflow="ellipsis") for line in self._lines]
         runs = [
-            Text(f"  {task.run}  {progress(task.directory) or 'starting'}", overflow="ellipsis")
+            Text(f"  {task.run}  {progress(task.directory) or 'starting'}", no_wrap=True, overflow="ellipsis")
             for task in self._active()
         ]
         return Group(self._bar, *families, *runs)

@@ -184,20 +184,20 @@ overrides:
   train.validate_bins: 2
   train.ema: [0.99]
 axes: {train.lr: "loguniform(1e-4, 1e-1)"}
-search: {trials: 25, sampler: random}
+search: {trials: 16, sampler: random}
 """
 
 
 def searched(folder: Path, cluster: Cluster) -> dict[str, Any]:
-    """Five workers at one journal: of them two are killed and one is warned, as is killed who follows them; then all
+    """Four workers at one journal: of them two are killed and one is warned, as is killed who follows them; then all
     are cancelled, and sent again."""
-    words = ("launcher.slurm.nodelist=n11", "launcher.parallel=5", "launcher.tries=50")
+    words = ("launcher.slurm.nodelist=n11", "launcher.parallel=4", "launcher.tries=50")
     study = Study(folder, cluster, pause="5", text=SEARCH, words=words)
     calm = folder / "calm"
     done = command("study.sweep", str(study.file), f"results={calm}", "launcher=inline")
     assert done.returncode == 0, done.stderr
     follower = start("study.sweep", *study.arguments("--wait"))
-    until(lambda: len(workers_at(study)) == 5, "five workers at their runs")
+    until(lambda: len(workers_at(study)) == 4, "four workers at their runs")
     follower.kill()
     first, second, third, *_ = sorted(workers_at(study).items())
     for _, pid in (first, second):
@@ -208,7 +208,7 @@ def searched(folder: Path, cluster: Cluster) -> dict[str, Any]:
     assert again.returncode == 0, again.stderr
     until(lambda: "restarted 1 times" in study.status(), "the warned one is back")
     seen = {"warned": study.status()}
-    until(lambda: len(workers_at(study)) == 5, "five workers again")
+    until(lambda: len(workers_at(study)) == 4, "four workers again")
     seen["status"] = study.status()
     cancelled = command("study.cancel", "sweep", "--results", str(study.results))
     assert cancelled.returncode == 0, cancelled.stderr

@@ -15,7 +15,7 @@ from study.launch import slurm_cluster, slurm_known
 from study.launch.slurm_record import open_records
 from tests.slurm.cluster import ACCOUNTING, Cluster, missing
 from tests.slurm.conftest import skip_if
-from tests.slurm.disturbed import SWEEP, Study, call, command, until
+from tests.slurm.disturbed import SWEEP, Study, call, command
 
 Begun = Callable[[str], Any]
 HELD = "launcher.slurm.hold=true"  # stays in the queue
@@ -137,8 +137,14 @@ def accounted() -> Iterator[Cluster]:
         cluster = Cluster(Path(folder), nodes=1, accounting=True)
         cluster.start()
         try:
-            cluster.ask("sacctmgr", "-i", "add", "account", "lab")
-            cluster.ask("sacctmgr", "-i", "add", "user", "root", "account=lab", "maxsubmitjobs=4")
+            for words in (
+                ("add", "account", "lab", "other"),
+                ("add", "qos", "tight", "set", "maxsubmitjobsperuser=1"),
+                ("add", "user", "root", "account=lab", "maxsubmitjobs=4"),
+                ("add", "user", "root", "account=other"),
+                ("modify", "user", "root", "set", "qos+=tight"),
+            ):
+                cluster.ask("sacctmgr", "-i", *words)
             yield cluster
         finally:
             cluster.stop()
@@ -156,13 +162,18 @@ def test_accounts_and_their_limits(accounted: Cluster, tmp_path: Path) -> None:
     assert code == 2
     assert "Invalid account" in said
     assert not study.results.exists()
-    code, said = sweep("launcher.slurm.account=lab", "launcher.slurm.begin=now+5")
-    assert code == 0, said
-    assert "4 runs submitted" in said
-    assert "2 runs found no room among 4 jobs" in said
-    until(lambda: not accounted.ask("squeue", "-h"), "the first four gone")
-    code, said = sweep("launcher.slurm.account=lab")
-    assert "2 runs submitted" in said
+    for words, expected in (
+        (("account=lab",), ("4 runs submitted", "2 runs found no room among 4 jobs")),
+        (("account=lab",), ("4 runs are queued or running already", "2 runs found no room among 4 jobs")),
+        (("account=other", "qos=tight"), ("1 runs submitted", "1 runs found no room among 1 jobs")),
+        (("account=other",), ("1 runs submitted", "5 runs are queued or running already")),
+    ):
+        code, said = sweep(HELD, *(f"launcher.slurm.{word}" for word in words))
+        assert code == 0, said
+        assert [line for line in expected if line not in said] == [], said
+        assert ("submitted" in said) == ("submitted" in expected[0])
+    for number in set(accounted.ask("squeue", "-h", "-o", "%A").split()):
+        accounted.ask("scontrol", "release", number)
     study.finish()
 
 
