@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -34,6 +34,11 @@ def generator(device: torch.device, seed: int, purpose: str, position: int) -> t
     return torch.Generator(device).manual_seed(stream(seed, purpose, position))
 
 
+def order_of(images: int, seed: int, epoch: int) -> Tensor:
+    """A permutation of the images' numbers."""
+    return torch.randperm(images, generator=generator(torch.device("cpu"), seed, "order", epoch))
+
+
 class Batch(NamedTuple):
     x0: Tensor  # (B, C, H, W) in [-1, 1]
     t: Tensor  # (B,)
@@ -51,7 +56,8 @@ class Draws:
     flip: bool
 
     def __post_init__(self) -> None:
-        self._order_of = lru_cache(maxsize=2)(self._shuffled)  # a look ahead may cross into the next epoch
+        # Two, for a look ahead may cross into the next epoch.
+        self._order_of = lru_cache(maxsize=2)(partial(order_of, len(self.images), self.seeds.data))
 
     def batch(self, denoiser: Denoiser, seen: int, count: int, part: slice = ALL) -> Batch:
         """The `count` images after the first `seen`, with their noise; of them, `part`.
@@ -90,9 +96,6 @@ class Draws:
             parts.append(part)
             seen, count = seen + len(part), count - len(part)
         return torch.cat(parts)
-
-    def _shuffled(self, epoch: int) -> Tensor:
-        return torch.randperm(len(self.images), generator=self._data(torch.device("cpu"), "order", epoch))
 
     def _normal(self, purpose: str, seen: int, count: int) -> Tensor:
         """(count, C, H, W), on the images' device."""
