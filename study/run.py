@@ -31,6 +31,7 @@ from study.compose import resolve
 from study.config import RunConfig
 from study.distributed import LostRankError, Ranks, current, is_lost, join
 from study.interruption import PrunedError, StoppedError, StopRequest
+from study.latents.decode import check_decoder
 from study.lease import Holding, already_held, hold
 from study.provenance import provenance
 from study.results import read_rows
@@ -153,6 +154,8 @@ def prepare(config: RunConfig, ranks: Ranks | None = None) -> tuple[Trainer, dic
     for metric, reason in quality().unscorable(config).items() if config.score.metrics else ():
         log.warning("%s will stay empty: %s", metric, reason)
     try:
+        if config.sample.count:
+            check_decoder(config.data)
         trainer = Trainer(config, device, ranks)
     except (ValueError, FileNotFoundError) as error:
         raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error

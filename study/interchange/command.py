@@ -54,6 +54,7 @@ def _export_words(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("out", type=Path, metavar="OUT", help="the model folder to make")
     verb.add_argument("--results", default="results", help="where runs are")
     verb.add_argument("--ema", type=float, help="which average (default: the first, which was sampled)")
+    verb.add_argument("--images", type=int, metavar="N", help="of the checkpoint after N images (default: the newest)")
     verb.add_argument("--licence", default="Apache-2.0")
 
 
@@ -122,7 +123,7 @@ def _export(given: argparse.Namespace) -> str:
     run = named if (named / "config.yaml").is_file() else Path(given.results) / "runs" / given.run
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"run={given.run!r} is not valid: must be a run's folder, or its id under {given.results}")
-    model = export_run(run, given.out, given.ema, given.licence)
+    model = export_run(run, given.out, given.ema, given.licence, given.images)
     of = model.origin
     return f"{given.out}: {of['run']} after {of['images trained on']} of {of['of']} images, average {of['average']}"
 

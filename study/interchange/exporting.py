@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from study.checkpoint import Checkpoint, CheckpointFolder
+from study.checkpoint import Checkpoint, CheckpointFolder, DamagedCheckpointError
 from study.config import RunConfig, run_id, to_dict
 from study.interchange.card import card_of
 from study.interchange.layouts import layout_for
@@ -16,13 +16,15 @@ from study.run_directory import RunDirectory, load_config
 LICENCE = "Apache-2.0"
 
 
-def export_run(run: Path, folder: Path, decay: float | None = None, licence: str = LICENCE) -> Model:
-    """The weights of the newest whole checkpoint, those of one average: the first, whose samples were scored."""
+def export_run(
+    run: Path, folder: Path, decay: float | None = None, licence: str = LICENCE, images: int | None = None
+) -> Model:
+    """The newest whole checkpoint's weights, or those after so many images: the first average's, which was sampled."""
     config = load_config(run / "config.yaml")
     average = config.train.ema[0] if decay is None else decay
     if average not in config.train.ema:
         raise CheckpointError(f"ema={average} is not valid: {run.name} has {', '.join(map(str, config.train.ema))}")
-    checkpoint = newest(config, run)
+    checkpoint = checkpoint_of(config, run, images)
     prefix = f"ema/{average}/"
     named = {name.removeprefix(prefix): value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
     model = _described(config, run, checkpoint.images, average, licence)
@@ -33,13 +35,26 @@ def export_run(run: Path, folder: Path, decay: float | None = None, licence: str
     return model
 
 
-def newest(config: RunConfig, run: Path) -> Checkpoint:
-    """The last checkpoint that is whole."""
+def checkpoint_of(config: RunConfig, run: Path, images: int | None) -> Checkpoint:
     path = RunDirectory(run.parent.parent, run.name).checkpoints
-    found = CheckpointFolder(path, run_id(config), config.log.keep_every).restore_newest(lambda checkpoint: None)
+    folder = CheckpointFolder(path, run_id(config), config.log.keep_every)
+    if images is not None:
+        there = sorted(folder.newest_first())
+        if images not in there:
+            known = ", ".join(map(str, there)) or "none"
+            raise CheckpointError(f"images={images} is not valid: {path} has checkpoints after {known}")
+        return _whole(folder, images)
+    found = folder.restore_newest(lambda checkpoint: None)
     if found is None:
         raise CheckpointError(f"{path} has no whole checkpoint: the run must have trained, and kept its last one")
     return found
+
+
+def _whole(folder: CheckpointFolder, images: int) -> Checkpoint:
+    try:
+        return folder.load(images)
+    except DamagedCheckpointError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _described(config: RunConfig, run: Path, images: int, average: float, licence: str) -> Model:

@@ -23,7 +23,7 @@ from study.config import backbone_name
 from study.diffusion import FlowConfig, GaussianConfig, SamplerConfig
 from study.interchange.reading import CheckpointError, tensors_in
 
-WRAPPERS = ("module.", "_orig_mod.")
+WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")
 AVERAGES = ("ema", "model_ema", "ema_state_dict")
 PLAIN = ("model", "state_dict", "network", "model_state_dict")
 LDM_NETWORK = "model.diffusion_model."
@@ -130,7 +130,7 @@ def _latent_diffusion(tree: Any) -> list[Network]:
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without what DistributedDataParallel and torch.compile put before every name."""
+    """Without what DistributedDataParallel, torch.compile and Lightning put before every name."""
     for wrapper in [name for name in WRAPPERS for _ in WRAPPERS]:
         if all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}

@@ -1,11 +1,14 @@
 """Stable Diffusion's KL autoencoder, from a folder or a model hub: pixels to latents and back.
 
+The vector-quantised ones of latent diffusion, from a folder, decode as well; they have no posterior to encode to.
+
 Training never gets here: it reads latents from disk.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +21,8 @@ from study.strict import ConfigError
 
 INSTALL = "the latents extra is not installed: pip install 'diffusion-backbone-study[latents]'"
 SLICE = 8  # images encoded or decoded at once: the rest of a batch waits, so that memory stays small
-PARTS = ("", "vae")  # where in a folder it may be: alone, or in a whole pipeline
+PARTS = ("", "vae", "vqvae")  # where in a folder it may be: alone, or in a whole pipeline
+KL, VQ = "AutoencoderKL", "VQModel"
 
 
 class Autoencoder(nn.Module):
@@ -38,6 +42,8 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) in [-1, 1] -> mean and standard deviation (B, C, h, w) of the posterior, not yet scaled."""
+        kind = type(self.network).__name__
+        require(kind == KL, "autoencoder", kind, f"{KL}: another has no posterior that latents are drawn from")
         parts = [cast(Any, self.network).encode(part).latent_dist for part in images.split(SLICE)]
         return torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts])
 
@@ -63,7 +69,7 @@ class Autoencoder(nn.Module):
 def load_autoencoder(name: str, scale: float | None = None) -> Autoencoder:
     """From a folder (of the autoencoder, or of a pipeline that has one), or by its id on the hub."""
     try:
-        from diffusers import AutoencoderKL
+        import diffusers
     except ImportError as error:
         raise ConfigError(INSTALL) from error
     folder = Path(name)
@@ -72,9 +78,19 @@ def load_autoencoder(name: str, scale: float | None = None) -> Autoencoder:
     if found is None and (folder.exists() or name.startswith((".", "/"))):
         raise ConfigError(f"autoencoder={name!r} is not valid: must be a folder with config.json and weights")
     try:
+        kind = _kind(found)
+        require(kind in (KL, VQ), "_class_name", kind, f"{KL} or {VQ}")
+        of_kind = getattr(diffusers, kind)
         local = found is not None
-        network = AutoencoderKL.from_pretrained(str(found or name), local_files_only=local, low_cpu_mem_usage=False)
+        network = of_kind.from_pretrained(str(found or name), local_files_only=local, low_cpu_mem_usage=False)
     except (OSError, ValueError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(f"autoencoder={name!r} cannot be loaded: {reason}") from error
     return Autoencoder(network, name, scale)
+
+
+def _kind(folder: Path | None) -> str:
+    """Which of diffusers' classes a folder is of; what is on the hub is taken for the usual one."""
+    if folder is None:
+        return KL
+    return str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name", KL))

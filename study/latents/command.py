@@ -1,13 +1,13 @@
-"""Encode a data set as latents, once, with any number of workers; or check what was encoded.
+"""Encode a data set as latents, once, with any number of workers.
 
     python -m study.data encode latents/imagenet256 --autoencoder sd-vae-ft-ema data=imagenet data.path=/data/imagenet
     python -m study.data encode latents/imagenet256 ... --workers 8        # eight processes on this machine
     srun --ntasks 64 --gpus-per-task 1 python -m study.data encode ...     # any number, anywhere
-    python -m study.latents check latents/imagenet256
+    python -m study.data check latents/imagenet256
 
 Every worker is the same command: each takes what nobody has in hand, until nothing is left. Killed at any moment,
 called again, by one or by many, it makes the same bytes. Words after the options are of a run's `data` section.
-Exit codes: 0 all there, 1 damaged, 2 bad input, 130 stopped.
+Exit codes: 0 all there, 2 bad input, 130 stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from study.latents.autoencoder import Autoencoder
 
 STOPPED = 130
-DAMAGED = 1
 WORKER_VARIABLES = (  # (number, of how many, on this machine), as torchrun, srun and arrays set them
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
@@ -186,23 +185,3 @@ def _encode_split(
         print(f"{plan.data}: {done} of {total} shards", file=sys.stderr, flush=True)
 
     encode(source, autoencoder, plan, given.out / split, device, number, count, tell)
-
-
-def check_parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m study.latents check", description="Read every byte, name the bad.")
-    made.add_argument("path", type=Path, metavar="PATH")
-    return made
-
-
-def check(arguments: Sequence[str]) -> int:
-    """Exit code 1, and one line for each file that is not as it was written."""
-    from study.latents.folder import problems, read_folder
-
-    path = check_parser().parse_args(arguments).path
-    try:
-        bad = list(problems(path))
-        print("\n".join(bad) if bad else f"{path}: whole, digest {read_folder(path).digest}")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return DAMAGED if bad else 0

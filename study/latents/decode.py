@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from models.denoiser import require
 from study.data import DataConfig, offered, to_uint8
-from study.latents.autoencoder import load_autoencoder
+from study.latents.autoencoder import INSTALL, load_autoencoder
 from study.latents.folder import read_folder
 from study.sample import Decode
+from study.strict import ConfigError
 
 AUTOENCODER = "autoencoder"
+
+
+def check_decoder(config: DataConfig) -> None:
+    """Refuse, before anything is trained, samples of latents that could not be decoded in the end."""
+    if offered(config).latent_factor == 1:
+        return
+    if find_spec("diffusers") is None:
+        raise ConfigError(f"{INSTALL} (or sample.count=0)")
+    folder = Path(str(config.path)).expanduser() / AUTOENCODER
+    valid = "the autoencoder that made the latents, to decode samples with (or sample.count=0)"
+    require((folder / "config.json").is_file(), "data.path", str(folder), valid)
 
 
 def decoder_of(config: DataConfig, device: torch.device) -> Decode:

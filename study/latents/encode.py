@@ -25,6 +25,7 @@ from study.lease import take
 log = logging.getLogger(__name__)
 
 CLAIMS = "claims"
+AHEAD = 4  # batches that a source may decode while one is encoded
 POLL = 2.0  # seconds between looks at what other workers have in hand
 
 Tell = Callable[[int, int], object]
@@ -88,12 +89,13 @@ def encode_part(
 ) -> np.ndarray:
     """(n, 2, 2, C, h, w): of every image as it is and mirrored, mean and deviation."""
     array = np.empty((len(part), 2, 2, plan.channels, *plan.size), dtype=plan.dtype)
-    for start in range(part.start, part.stop, plan.batch):
-        index = torch.arange(start, min(start + plan.batch, part.stop))
-        here = slice(start - part.start, start - part.start + len(index))
-        for flipped in (False, True):
-            images = source.batch(index, torch.full((len(index),), flipped))
-            array[here, int(flipped)] = _moments(autoencoder, _padded(images.to(device), plan.batch), len(index))
+    indices = torch.arange(part.start, part.stop).split(plan.batch)
+    for turn, index in enumerate(indices):
+        source.expect(indices[turn : turn + AHEAD])
+        images = _padded(source.batch(index).to(device), plan.batch)
+        here = slice(turn * plan.batch, turn * plan.batch + len(index))
+        for flipped, seen in enumerate((images, images.flip(-1))):
+            array[here, flipped] = _moments(autoencoder, seen, len(index))
     return array
 
 

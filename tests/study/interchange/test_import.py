@@ -62,7 +62,7 @@ def test_reference_names_round_trip_bit_exactly_and_compute_the_same(name: str, 
     assert_bits(tmp_path / "again", parity.params)
 
 
-@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
 def test_training_checkpoints_give_their_average_whatever_wraps_it(wrapper: str, tmp_path: Path) -> None:
     weights = parity_weights("dit_p2")
     tree = training_checkpoint({wrapper + name: value for name, value in weights.items()})

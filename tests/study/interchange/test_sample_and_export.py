@@ -151,6 +151,9 @@ def test_a_run_is_exported_bit_exactly_with_its_card(run: RunDirectory, tmp_path
     for told in (run.identity, "digits8", "Apache-2.0", "val_loss", "load_model", "lr: 0.002", "average: 0.99"):
         assert told in card
     assert model.origin["images trained on"] == 48
+    assert main(["export", str(run.path), str(tmp_path / "earlier"), "--images", "40"]) == 0
+    assert load_model(tmp_path / "earlier")[1].origin["images trained on"] == 40
+    assert "None are recorded" in (tmp_path / "earlier" / "README.md").read_text(encoding="utf-8")
 
 
 def test_an_exported_run_is_imported_and_sampled_as_any_checkpoint(run: RunDirectory, tmp_path: Path) -> None:
@@ -169,6 +172,7 @@ def test_an_exported_run_is_imported_and_sampled_as_any_checkpoint(run: RunDirec
     [
         (["nothing", "OUT"], "run='nothing' is not valid"),
         (["RUN", "OUT", "--ema", "0.5"], "ema=0.5 is not valid"),
+        (["RUN", "OUT", "--images", "7"], "images=7 is not valid"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(

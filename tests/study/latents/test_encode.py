@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from study.data import DataConfig, load
-from study.latents.command import check, main, who
+from study.data.__main__ import main as data
+from study.latents.command import main, who
 from study.latents.files import EncodingPlan, open_shard, read_plan, read_shard
 from tests.study.latents.tiny import contents, encoding, save_autoencoder, words
 
@@ -75,19 +76,23 @@ def test_killed_three_times_and_by_several_workers_the_bytes_are_the_same(
 def test_one_flipped_bit_is_found_and_named(latents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(latents, copy)
-    assert check([str(copy)]) == 0
-    assert "whole" in capsys.readouterr().out
+
+    def checked(code: int) -> str:
+        assert data(["check", str(copy)]) == code
+        return capsys.readouterr().out
+
+    assert "damaged" not in checked(0)
     for name in ("train/00001.npy", "heldout/00000.npy", "train/labels.npy", "reference.npy"):
         content = bytearray((copy / name).read_bytes())
         content[len(content) // 2] ^= 1
         (copy / name).write_bytes(content)
-        assert check([str(copy)]) == 1
-        assert capsys.readouterr().out == f"{copy / name} is damaged: its checksum is not the one recorded\n"
+        told = checked(1)
+        assert f"{copy / name} is damaged: its checksum is not the one recorded" in told
+        assert told.count("is damaged") == 1
         content[len(content) // 2] ^= 1
         (copy / name).write_bytes(content)
     (copy / "train/00002.npy").unlink()
-    assert check([str(copy)]) == 1
-    assert capsys.readouterr().out == f"{copy / 'train/00002.npy'} is missing\n"
+    assert f"{copy / 'train/00002.npy'} is missing" in checked(1)
 
 
 def test_others_latents_are_not_added_to(

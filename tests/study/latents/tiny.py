@@ -50,3 +50,10 @@ def contents(folder: Path) -> dict[str, str]:
     """sha256 by name of every file, but for those that name where the autoencoder lay."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in NAME_A_PLACE]
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def torchrun(processes: int, *words: str) -> None:
+    """A module in several processes, which must all end well."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone", "-m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, *words], check=True, capture_output=True, timeout=300, env=environment)
