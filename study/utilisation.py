@@ -36,6 +36,8 @@ def peak_of(config: RunConfig, device: torch.device) -> Peak | None:
     from study.bench.timing import timer_for
 
     gflops = matmul_gflops(device, config.train.precision, timer_for(device), MEASURED_FOR)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # those matrices are no part of the run
     log.info("this device multiplies matrices at %.4g TFLOP/s in %s", gflops / 1e3, config.train.precision)
     return Peak(gflops / 1e3, "measured")
 

@@ -11,10 +11,11 @@ import study.bench.peaks
 from models import named_config
 from study.compose import resolve
 from study.results import read_rows
-from study.run_directory import RunDirectory, load_config, read_curve
+from study.run import run
+from study.run_directory import Failure, RunDirectory, load_config, read_curve
 from study.strict import ConfigError
 from study.utilisation import Peak, peak_of, utilisation
-from tests.study.short_run import IMAGES, finished
+from tests.study.short_run import IMAGES, fail_at, finished
 
 
 def test_utilisation_of_dit_xl() -> None:
@@ -36,6 +37,18 @@ def test_speed_stands_beside_the_curve_and_not_in_it(undisturbed: RunDirectory, 
     assert rows["mfu"].value == pytest.approx(flops * rows["images_per_second"].value / 1e9)
     assert (rows["mfu"].provenance["peak_tflops"], rows["mfu"].provenance["peak"]) == ("0.001", "stated")
     assert "MFU" in directory.log.read_text()
+
+
+def test_a_resumed_run_says_each_interval_once(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the intervals after the last checkpoint, what the second attempt measured."""
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    fail_at(monkeypatch, 7, fail)
+    assert run(resolve(words)).failure is Failure.BUG
+    directory = finished(words)
+    assert [point["images"] for point in read_curve(directory.speed)] == list(range(4, IMAGES + 1, 4))
 
 
 def test_without_a_peak_there_is_no_utilisation(undisturbed: RunDirectory) -> None:
