@@ -120,12 +120,12 @@ def _error(actual: Tensor, expected: Tensor) -> float:
     return ((actual.double() - expected).norm() / expected.norm()).item()
 
 
-def table(device: str, able: list[Form], dtypes: list[torch.dtype], cases: list[Case]) -> Iterator[str]:
-    """Markdown rows: the largest error over cases of the output and of each gradient."""
+def table(device: str, able: list[Form], cases: dict[torch.dtype, list[Case]]) -> Iterator[str]:
+    """Markdown rows: errors of the output and of each gradient."""
     yield "| form | dtype | case | " + " | ".join(NAMES) + " | |"
     yield "|---" * (len(NAMES) + 4) + "|"
-    for dtype in dtypes:
-        for case in cases:
+    for dtype, those in cases.items():
+        for case in those:
             p = problem(case, dtype, device)
             expected = textbook(p)
             for form in able:
@@ -139,7 +139,7 @@ def main() -> None:
     torch.set_num_threads(1)
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     able = [Form.CONVOLUTION, Form.CHUNKED] + [Form.FUSED] * interpreted
-    for line in table("cpu", able, [torch.float32], [Case(length) for length in LENGTHS[:5]]):
+    for line in table("cpu", able, {torch.float32: [Case(length) for length in LENGTHS[:5]]}):
         print(line, flush=True)
 
 

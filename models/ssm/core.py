@@ -27,8 +27,8 @@ from models.ssm.conv import (
     two_sided_backward,
     two_way_conv,
 )
+from models.ssm.derivatives import refuse_second, refuse_tangents
 from models.ssm.forms import Form
-from models.ssm.forward_mode import refuse_tangents
 from models.ssm.kernel import (
     Modes,
     Powers,
@@ -310,6 +310,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
 
 
 s4d_forward.register_autograd(_backward, setup_context=_save)
+refuse_second("ssm::s4d", s4d_backward)
 
 
 def model_macs(length: int, width: int, modes: int, directions: int, streams: int) -> Macs:

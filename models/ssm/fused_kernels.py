@@ -5,6 +5,8 @@ them to the dtype of x for the matrix units, and carries the states in float32 f
 and y written once (twice with two streams). A tile is (C tokens, R rows), so the C x C and C x 2n tables are the
 64-row operand of every product and any batch gets the large matrix instructions. Backward one program owns all
 rows of a channel: sums over the batch need no atomics and come out the same every time.
+
+Half precision is what they are for; float32 products, in three passes of tf32, only make them checkable.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -56,9 +58,9 @@ def conv_kernel(
             chunk = count - 1 - step
             t = _load_tile(x, row, chunk * C + token, B, L, x_row, x_token)
             if STREAMS == 2:
-                acc = tl.dot(matrix, t, input_precision="ieee")
-                acc = tl.dot(out_re, state_re.to(tile), acc, input_precision="ieee")
-                acc = tl.dot(out_im, state_im.to(tile), acc, input_precision="ieee")
+                acc = tl.dot(matrix, t, input_precision="tf32x3")
+                acc = tl.dot(out_re, state_re.to(tile), acc, input_precision="tf32x3")
+                acc = tl.dot(out_im, state_im.to(tile), acc, input_precision="tf32x3")
                 _store_tile(y + channels * B * L, acc.to(tile), row, chunk * C + token, B, L)
             else:
                 tl.store(waiting + chunk * held + at_rest, state_re.to(tile))
@@ -79,12 +81,12 @@ def conv_kernel(
         late_re, late_im = late_re.to(tile), late_im.to(tile)
     for chunk in range(count):
         t = _load_tile(x, row, chunk * C + token, B, L, x_row, x_token)
-        acc = tl.dot(matrix, t, input_precision="ieee")
-        acc = tl.dot(out_re, state_re.to(tile), acc, input_precision="ieee")
-        acc = tl.dot(out_im, state_im.to(tile), acc, input_precision="ieee")
+        acc = tl.dot(matrix, t, input_precision="tf32x3")
+        acc = tl.dot(out_re, state_re.to(tile), acc, input_precision="tf32x3")
+        acc = tl.dot(out_im, state_im.to(tile), acc, input_precision="tf32x3")
         if DIRECTIONS > STREAMS:
-            acc = tl.dot(late_re, tl.load(waiting + chunk * held + at_rest), acc, input_precision="ieee")
-            acc = tl.dot(late_im, tl.load(waiting + chunk * held + held // 2 + at_rest), acc, input_precision="ieee")
+            acc = tl.dot(late_re, tl.load(waiting + chunk * held + at_rest), acc, input_precision="tf32x3")
+            acc = tl.dot(late_im, tl.load(waiting + chunk * held + held // 2 + at_rest), acc, input_precision="tf32x3")
         _store_tile(y, acc.to(tile), row, chunk * C + token, B, L)
         state_re, state_im = _advance(state_re, state_im, carry_re, carry_im, into, t)
 
@@ -189,18 +191,18 @@ def _one_way_backward(
             d = _load_tile(dy, row, chunk * C + token, B, L, grad_row, grad_token)
             g_re = tl.load(adjoints + chunk * 2 * N * R)
             g_im = tl.load(adjoints + (chunk * 2 + 1) * N * R)
-            dx = tl.dot(emit_re, g_re, input_precision="ieee")
-            dx = tl.dot(emit_im, g_im, dx, input_precision="ieee")
+            dx = tl.dot(emit_re, g_re, input_precision="tf32x3")
+            dx = tl.dot(emit_im, g_im, dx, input_precision="tf32x3")
             if alone:
-                dx = tl.dot(matrix, d, dx, input_precision="ieee")
-                product = tl.dot(t, tl.trans(d), product, input_precision="ieee")
+                dx = tl.dot(matrix, d, dx, input_precision="tf32x3")
+                product = tl.dot(t, tl.trans(d), product, input_precision="tf32x3")
             if WAY:
                 dx += _load_tile(grad_x, row, chunk * C + token, B, L, L, 1)
             _store_tile(grad_x, dx.to(tile), row, chunk * C + token, B, L)
-            read_re = tl.dot(d, tl.trans(re.to(tile)), read_re, input_precision="ieee")
-            read_im = tl.dot(d, tl.trans(im.to(tile)), read_im, input_precision="ieee")
-            write_re = tl.dot(t, tl.trans(g_re), write_re, input_precision="ieee")
-            write_im = tl.dot(t, tl.trans(g_im), write_im, input_precision="ieee")
+            read_re = tl.dot(d, tl.trans(re.to(tile)), read_re, input_precision="tf32x3")
+            read_im = tl.dot(d, tl.trans(im.to(tile)), read_im, input_precision="tf32x3")
+            write_re = tl.dot(t, tl.trans(g_re), write_re, input_precision="tf32x3")
+            write_im = tl.dot(t, tl.trans(g_im), write_im, input_precision="tf32x3")
             passed_re += tl.sum(re * g_re - im * g_im, axis=1)
             passed_im += tl.sum(re * g_im + im * g_re, axis=1)
             re, im = _advance(re, im, carry_re, carry_im, take, t)
@@ -231,7 +233,7 @@ def _advance(re, im, carry_re, carry_im, into, t):
     """h lambda^C + x P, (N, R): re and im of a mode lie 8 rows apart in the product, in one thread's registers."""
     N: tl.constexpr = re.shape[0]
     R: tl.constexpr = re.shape[1]
-    added = tl.dot(into, t, input_precision="ieee")  # (2N, R)
+    added = tl.dot(into, t, input_precision="tf32x3")  # (2N, R)
     added = tl.permute(tl.reshape(added, (N // 8, 2, 8, R)), (0, 2, 3, 1))
     added_re, added_im = tl.split(tl.reshape(added, (N, R, 2)))
     return carry_re * re - carry_im * im + added_re, carry_re * im + carry_im * re + added_im

@@ -14,7 +14,7 @@ from models.macs import Macs
 from models.ssm import forms
 from models.ssm.cache import TableCache
 from models.ssm.core import model_macs, s4d, s4d_apply, s4d_tables
-from models.ssm.forward_mode import refuse_tangents
+from models.ssm.derivatives import refuse_tangents
 from models.ssm.kernel import Modes, discretise
 
 INITS = ("lin", "inv", "real")

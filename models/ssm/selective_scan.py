@@ -23,7 +23,7 @@ from torch.nn.functional import softplus as softplus_of
 from torch.utils.flop_counter import register_flop_formula
 
 from models.denoiser import require
-from models.ssm.forward_mode import refuse_tangents
+from models.ssm.derivatives import refuse_second, refuse_tangents
 
 # States alive at once, B x E x N x L of one tile: what a cache holds, or a modest share of a GPU.
 TILE_STATES_CPU, TILE_STATES_GPU = 2**19, 2**26
@@ -265,6 +265,7 @@ def _backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor, ...]:
 
 
 _scan.register_autograd(_backward, setup_context=_keep)
+refuse_second("ssm::selective_scan", _scan_backward)
 
 
 @register_flop_formula(torch.ops.ssm.selective_scan)

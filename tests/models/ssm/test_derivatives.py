@@ -1,14 +1,15 @@
-"""The opaque operators refuse forward-mode derivatives instead of dropping them."""
+"""The opaque operators refuse the derivatives that they do not have, in one line each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.func import functional_call, jvp
+from torch.func import functional_call, grad, jacrev, jvp
 
 from models.ssm.s4d import S4D
 from models.ssm.selective_scan import selective_scan
@@ -61,3 +62,25 @@ def test_duals_of_other_inputs_do_no_harm() -> None:
 def test_a_mapped_layer_equals_a_loop(training: bool) -> None:
     layer, stacked = S4D(3, 4).train(training), torch.randn(4, 2, 9, 3)
     torch.testing.assert_close(torch.func.vmap(layer)(stacked), torch.stack([layer(u) for u in stacked]))
+
+
+def scan(u: Tensor) -> Tensor:
+    rates = torch.linspace(0.1, 1, 2 * 4 * 9).view(2, 4, 9)
+    return selective_scan(u, u.abs(), -torch.ones(3, 4), rates, rates)
+
+
+@pytest.mark.parametrize("operator", ["s4d", "selective_scan"])
+@pytest.mark.parametrize("transform", [grad, jacrev])
+def test_transforms_are_refused(operator: str, transform: Callable[..., Any]) -> None:
+    form = {"s4d": S4D(9, 4), "selective_scan": scan}[operator]
+    with pytest.raises(NotImplementedError, match=rf"^ssm::{operator} is not for torch.func"):
+        transform(lambda x: form(x).sum())(SEQUENCE.mT.contiguous())
+
+
+@pytest.mark.parametrize("operator", ["s4d", "selective_scan"])
+def test_second_derivatives_are_refused(operator: str) -> None:
+    form = {"s4d": S4D(9, 4), "selective_scan": scan}[operator]
+    x = SEQUENCE.mT.clone().requires_grad_()
+    (first,) = torch.autograd.grad(form(x).square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match=rf"^ssm::{operator} has no second derivative"):
+        first.sum().backward()
