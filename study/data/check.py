@@ -95,7 +95,9 @@ def wrong_latents(path: Path) -> list[str]:
 
 def described(found: Found, usual: int) -> list[str]:
     kept = (
-        f", {found.apart:,} kept apart" if found.apart else ", none kept apart: data.heldout and data.reference of them"
+        f", {found.apart:,} kept apart"
+        if found.apart
+        else ", none kept apart: held-out and reference images come out of these"
     )
     return [
         f"  images   {found.train:,} to train on{kept}",

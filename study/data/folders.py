@@ -44,27 +44,25 @@ def entries_of_parts(root: Path, train: Path, apart: Path | None) -> list[Entry]
 
 
 def labelled_entries(root: Path, part: Path, is_apart: bool = False) -> list[Entry]:
-    """Images below `part`, each of the class its first folder names, or that `dataset.json` says."""
+    """Images below `part`, each of the class that `dataset.json` says, or without that its first folder names."""
     known = labels_file(part)
+    by_folder = known is None and not (part / LABELS).is_file()
     prefix = "" if part == root else f"{part.relative_to(root).as_posix()}/"
     entries = []
     for name, size in files_below(part):
-        full = prefix + name
-        if known is not None:
-            if name not in known:
-                raise ValueError(f"{part / LABELS} has no label for {name}")
-            entries.append(Entry(full, size, label=known[name], apart=is_apart))
-        else:
-            folder, _, rest = name.partition("/")
-            entries.append(Entry(full, size, label=folder if rest else None, apart=is_apart))
-    if known is None and (loose := next((entry for entry in entries if entry.label is None), None)):
-        sorted_one = next((entry for entry in entries if entry.label is not None), None)
-        if sorted_one is not None:
-            raise ValueError(f"{root / loose.name} lies beside class folders such as {sorted_one.label}/")
+        if known is not None and name not in known:
+            raise ValueError(f"{part / LABELS} has no label for {name}")
+        folder = name.partition("/")[0] if by_folder and "/" in name else None
+        entries.append(Entry(prefix + name, size, label=folder if known is None else known[name], apart=is_apart))
+    loose = next((entry for entry in entries if entry.label is None), None)
+    in_class = next((entry for entry in entries if entry.label is not None), None)
+    if loose is not None and in_class is not None:
+        raise ValueError(f"{root / loose.name} lies beside class folders such as {in_class.label}/")
     return entries
 
 
 def labels_file(folder: Path) -> dict[str, int] | None:
+    """None: there is none, or it says that there are no labels."""
     file = folder / LABELS
     if not file.is_file():
         return None

@@ -204,6 +204,12 @@ def test_a_zip_without_labels_has_none_whatever_its_folders(tmp_path: Path) -> N
     assert config_of("zip", made.edm_zip(tmp_path / "edm.zip", labels=None)).classes == 0
 
 
+def test_a_folder_whose_dataset_json_says_so_has_none_either(tmp_path: Path) -> None:
+    with zipfile.ZipFile(made.edm_zip(tmp_path / "edm.zip", labels=None)) as archive:
+        archive.extractall(tmp_path / "edm")
+    assert config_of("folder", tmp_path / "edm").classes == 0
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_zips_stored_and_deflated_hold_the_same(tmp_path: Path, method: int) -> None:
     source = load(config_of("zip", made.edm_zip(tmp_path / "edm.zip", 10, method=method)), "train")
