@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +150,23 @@ def _sample(given: argparse.Namespace) -> str:
             given.autoencoder,
             given.scale,
         )
-        sampler = draw(given.model, given.out, wishes, changes, ranks)
+        tell = percents(len(ranks.share(given.count))) if ranks.is_first else lambda done: None
+        sampler = draw(given.model, given.out, wishes, changes, ranks, tell)
         return f"{given.out}: {given.count} samples by {sampler}" if ranks.is_first else ""
+
+
+def percents(count: int) -> Callable[[float], None]:
+    """A line for every percent of a process's samples: drawing them takes hours."""
+    told = 0
+
+    def tell(done: float) -> None:
+        nonlocal told
+        percent = int(100 * done / count) if count else 100
+        if percent > told:
+            print(f"{percent} % of {count} samples of this process", file=sys.stderr, flush=True)
+        told = max(told, percent)
+
+    return tell
 
 
 def _show(given: argparse.Namespace) -> str:

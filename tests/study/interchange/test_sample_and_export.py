@@ -156,13 +156,18 @@ def test_a_run_is_exported_bit_exactly_with_its_card(run: RunDirectory, tmp_path
     assert "None are recorded" in (tmp_path / "earlier" / "README.md").read_text(encoding="utf-8")
 
 
-def test_an_exported_run_is_imported_and_sampled_as_any_checkpoint(run: RunDirectory, tmp_path: Path) -> None:
+def test_an_exported_run_is_imported_and_sampled_as_any_checkpoint(
+    run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["export", run.identity, str(tmp_path / "ours"), "--results", str(run.path.parents[1])]) == 0
     source = tmp_path / "ours" / "model.safetensors"
     given = ["--backbone", "dit-tiny", "--set", "depth=1", "width=16", "heads=2", "--out", str(tmp_path / "again")]
     assert main(["import", str(source), *given]) == 0
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == source.read_bytes()
     assert main(["sample", str(tmp_path / "ours"), "--out", str(tmp_path / "x.npz"), *FEW]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == "100 % of 5 samples of this process"
+    assert len(told) == len(set(told)) > 5
     with np.load(tmp_path / "x.npz") as file:
         assert file["arr_0"].shape == (5, 8, 8, 3)
 

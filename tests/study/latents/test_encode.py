@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -56,13 +57,20 @@ def test_float16_halves_the_disk(autoencoder: Path, latents: Path, tmp_path: Pat
         np.testing.assert_array_equal(ours, theirs.astype(np.float16))
 
 
-def test_killed_three_times_and_by_several_workers_the_bytes_are_the_same(
+def test_killed_again_and_again_and_by_several_workers_the_bytes_are_the_same(
     autoencoder: Path, latents: Path, tmp_path: Path
 ) -> None:
-    """Each is killed as soon as it has left one more shard than there were; then two finish together."""
-    arguments = words(tmp_path / "killed", autoencoder)
+    """Each is killed as soon as it has left one more shard than there were; then two finish together.
+
+    STUDY_ENCODE_IMAGES=5000 does it with as many images, and five kills.
+    """
+    many = int(os.environ.get("STUDY_ENCODE_IMAGES", 0))
+    size = ["--shard", str(many // 20), "--batch", "32"] if many else []
+    calm = tmp_path / "calm" if many else latents
+    assert not many or main([*words(calm, autoencoder, train=many), *size]) == 0
+    arguments = [*words(tmp_path / "killed", autoencoder, train=many or 40), *size]
     folder = tmp_path / "killed" / "train"
-    for _ in range(3):
+    for _ in range(5 if many else 3):
         before = len(list(folder.glob("*.json")))
         with encoding(arguments) as worker:
             while len(list(folder.glob("*.json"))) == before and worker.poll() is None:
@@ -70,7 +78,7 @@ def test_killed_three_times_and_by_several_workers_the_bytes_are_the_same(
             assert worker.poll() is None
             worker.kill()
     assert main([*arguments, "--workers", "2"]) == 0
-    assert contents(tmp_path / "killed") == contents(latents)
+    assert contents(tmp_path / "killed") == contents(calm)
 
 
 def test_one_flipped_bit_is_found_and_named(latents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
