@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from study.launch.slurm_record import open_records
@@ -20,6 +21,7 @@ ELSEWHERE = 'launcher.slurm.exclude="n[1-11]"'  # where nodes and jobs are distu
 
 ORDER = (
     "two_minutes",
+    "accounts",
     "searched",
     "many",
     "two_nodes",
@@ -253,6 +255,46 @@ axes: {seed: SEEDS}
     assert done.returncode == 0, done.stderr
     study.finish()
     return study, done.stdout
+
+
+def accounts(folder: Path, cluster: Cluster) -> list[tuple[int, str]]:
+    """On a cluster of its own, with accounts and limits: six runs, sent again and again by other ones."""
+    with TemporaryDirectory(prefix="slurm-") as place:
+        own = Cluster(Path(place), nodes=1, accounting=True)
+        own.start()
+        try:
+            return _asked_of(own, folder)
+        finally:
+            own.stop()
+
+
+def _asked_of(own: Cluster, folder: Path) -> list[tuple[int, str]]:
+    for words in (
+        ("add", "account", "lab", "other"),
+        ("add", "qos", "tight", "set", "maxsubmitjobsperuser=1"),
+        ("add", "user", "root", "account=lab", "maxsubmitjobs=4"),
+        ("add", "user", "root", "account=other"),
+        ("modify", "user", "root", "set", "qos+=tight"),
+    ):
+        own.ask("sacctmgr", "-i", *words)
+    text = Study.__dataclass_fields__["text"].default.replace("[0]", "[0, 1, 2, 3, 4, 5]")
+    study = Study(folder, own, pause="0", text=text, words=("launcher.pack=1", "train.images=20"))
+    said = []
+    for words in (
+        ("account=labb",),
+        ("account=lab",),
+        ("account=lab",),
+        ("account=other", "qos=tight"),
+        ("account=other",),
+    ):
+        asked = study.arguments("launcher.slurm.hold=true", *(f"launcher.slurm.{word}" for word in words))
+        done = command("study.sweep", *asked, SLURM_CONF=str(own.conf))
+        said.append((done.returncode, done.stdout + done.stderr))
+        assert done.returncode != 2 or not study.results.exists()
+    for number in set(own.ask("squeue", "-h", "-o", "%A").split()):
+        own.ask("scontrol", "release", number)
+    study.finish()
+    return said
 
 
 def unshared(folder: Path, cluster: Cluster) -> tuple[str, str]:

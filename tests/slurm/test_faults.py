@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -129,52 +128,25 @@ def test_edits_after_submission_change_nothing(begun: Begun) -> None:
     assert commits == {"0" * 40}
 
 
-@pytest.fixture(scope="module")
-def accounted() -> Iterator[Cluster]:
-    """A second cluster, with accounts and limits."""
+@pytest.mark.scenario("accounts")
+def test_accounts_and_their_limits(begun: Begun) -> None:
+    """The bound of what is asked for counts, and a queue that is full refuses nothing that is in it already."""
     skip_if(missing(ACCOUNTING))
-    with TemporaryDirectory(prefix="slurm-") as folder:
-        cluster = Cluster(Path(folder), nodes=1, accounting=True)
-        cluster.start()
-        try:
-            for words in (
-                ("add", "account", "lab", "other"),
-                ("add", "qos", "tight", "set", "maxsubmitjobsperuser=1"),
-                ("add", "user", "root", "account=lab", "maxsubmitjobs=4"),
-                ("add", "user", "root", "account=other"),
-                ("modify", "user", "root", "set", "qos+=tight"),
-            ):
-                cluster.ask("sacctmgr", "-i", *words)
-            yield cluster
-        finally:
-            cluster.stop()
-
-
-def test_accounts_and_their_limits(accounted: Cluster, tmp_path: Path) -> None:
-    text = SWEEP.replace("[0]", str(list(range(6))))
-    study = Study(tmp_path, accounted, pause="0", text=text, words=("launcher.pack=1", "train.images=20"))
-
-    def sweep(*words: str) -> tuple[int, str]:
-        done = command("study.sweep", *study.arguments(*words), SLURM_CONF=str(accounted.conf))
-        return done.returncode, done.stdout + done.stderr
-
-    code, said = sweep("launcher.slurm.account=labb")
-    assert code == 2
-    assert "Invalid account" in said
-    assert not study.results.exists()
-    for words, expected in (
-        (("account=lab",), ("4 runs submitted", "2 runs found no room among 4 jobs")),
-        (("account=lab",), ("4 runs are queued or running already", "2 runs found no room among 4 jobs")),
-        (("account=other", "qos=tight"), ("1 runs submitted", "1 runs found no room among 1 jobs")),
-        (("account=other",), ("1 runs submitted", "5 runs are queued or running already")),
+    said = begun("accounts")
+    assert [code for code, _ in said] == [2, 0, 0, 0, 0]
+    assert "Invalid account" in said[0][1]
+    for (_, told), expected in zip(
+        said[1:],
+        (
+            ("4 runs submitted", "2 runs found no room among 4 jobs"),
+            ("4 runs are queued or running already", "2 runs found no room among 4 jobs"),
+            ("1 runs submitted", "1 runs found no room among 1 jobs"),
+            ("1 runs submitted", "5 runs are queued or running already"),
+        ),
+        strict=True,
     ):
-        code, said = sweep(HELD, *(f"launcher.slurm.{word}" for word in words))
-        assert code == 0, said
-        assert [line for line in expected if line not in said] == [], said
-        assert ("submitted" in said) == ("submitted" in expected[0])
-    for number in set(accounted.ask("squeue", "-h", "-o", "%A").split()):
-        accounted.ask("scontrol", "release", number)
-    study.finish()
+        assert [line for line in expected if line not in told] == [], told
+        assert ("submitted" in told) == ("submitted" in expected[0])
 
 
 def cancel(study: Study) -> None:
