@@ -41,12 +41,16 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(name: str, tmp_path: Pat
     undisturbed = finished(words(name, path, tmp_path / "undisturbed"))
     duration = time.monotonic() - began
     chance, disturbed = random.Random(name), replace(config, results=str(tmp_path / "disturbed"))
+    ends = []
     for number in range(KILLS):
-        process = start(disturbed, die_at_write=chance.randint(5, 20) if number % 2 else None)
-        process.join(None if number % 2 else chance.uniform(0.2, 0.8) * duration)
+        inside_a_write = number % 2 == 0
+        process = start(disturbed, die_at_write=chance.randint(5, 20) if inside_a_write else None)
+        process.join(None if inside_a_write else chance.uniform(0.2, 0.8) * duration)
         process.kill()
         process.join()
-        assert process.exitcode in (0, -signal.SIGKILL)
+        ends.append(process.exitcode)
+    assert ends[0] == -signal.SIGKILL
+    assert set(ends) <= {0, -signal.SIGKILL}
     process = start(disturbed)
     process.join()
     assert process.exitcode == 0
