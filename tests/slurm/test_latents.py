@@ -41,7 +41,12 @@ overrides:
   results: {results}
 axes:
   backbone: [{backbones}]
-launcher: {{name: slurm, tasks_per_node: 2, cpus: 1, time: 30, wait: true}}
+launcher:
+  name: slurm
+  tasks_per_node: 2
+  time: 30
+  wait: true
+  setup: [export MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo OMP_NUM_THREADS=1]  # only SLURM knows the nodes' names
 """
 
 
