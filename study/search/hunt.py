@@ -24,7 +24,8 @@ from study.strict import ConfigError
 
 log = logging.getLogger("study.sweep")
 
-POLL = 0.2  # seconds
+POLL = 0.2  # seconds between looks for something to do
+SELDOM = 2.0  # the same after a while: each look asks for the lease of every open trial
 LEARNED = (Failure.PRUNED, Failure.DIVERGED, Failure.BAD_CONFIG, Failure.OUT_OF_MEMORY)
 """Ends that say something of the point itself: the sampler is to avoid its neighbourhood."""
 
@@ -74,7 +75,7 @@ class Hunt:
         """Until every trial has ended, by us or others, or the caller wants to stop, or time is up."""
         if self.config.timeout:
             self._deadline = time.monotonic() + self.config.timeout
-        told, self._busy = False, time.monotonic()
+        told, pause, self._busy = False, POLL, time.monotonic()
         with StopRequest() as stop:
 
             def should_stop() -> bool:
@@ -82,11 +83,13 @@ class Hunt:
 
             try:
                 while not should_stop() and not self._is_finished() and not self._is_idle():
+                    before = self._busy
                     for outcome in self.launcher.launch(self._tasks(should_stop), should_stop):
                         self._ended(outcome)
                     if not should_stop() and not self._is_finished():
                         told = told or self._tell_waiting()
-                        time.sleep(POLL)
+                        pause = POLL if self._busy != before else min(2 * pause, SELDOM)
+                        time.sleep(pause)
             finally:
                 self.signal = stop.number or 0
                 self.halted = self.halted or stop.number is not None
