@@ -75,3 +75,12 @@ def test_hours_are_those_of_the_plans() -> None:
         found = speed.gpus * sum(estimate(point.config, speed).seconds for point in plan.points) / 3600
         assert int(hours.replace(",", "")) == pytest.approx(found, rel=0.02, abs=0.6)
     assert "about 4,260 GPU-hours" in PAGE
+
+
+def test_hours_of_sampling_are_evaluations_over_the_stated_share() -> None:
+    """50,000 images, 250 steps, and twice as many evaluations with guidance."""
+    plan = make_plan(read_sweep(ROOT / "sweeps" / "paper_imagenet256.yaml", ["results=/nonexistent"]))
+    assert plan.sweep.throughput is not None
+    gmacs = plan.points[0].config.backbone.macs().total / 1e9
+    hours = 50_000 * 250 * gmacs / (plan.sweep.throughput.of("diffussm") / 8) / 3600
+    assert f"about {hours:.0f} and {2 * hours:.0f} GPU-hours" in PAGE
