@@ -24,18 +24,22 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from benchmarks import gpu_glue
 from benchmarks.exactness import LENGTHS, Case, table
 from benchmarks.gpu_cores import FORMS, REFERENCE, Shape, sides
+from models import Denoiser, build
 from models.ssm.forms import Form, executed_flops
 from study.bench.config import Cell, Network
 from study.bench.store import machine_folder
-from study.bench.workload import make_work
+from study.bench.workload import inputs, make_work
+from study.optimizer import AUTOCAST
 
 PARTS = ("exactness", "cores", "glue", "models")
 HEAD_START = 4_000_000  # cycles for which the device waits while a chain of launches is queued
@@ -63,6 +67,7 @@ class Plan(NamedTuple):
     shapes: list[Shape]
     networks: list[Network]
     batches: dict[int, int]  # by side of the input
+    convolutional: tuple[str, int]  # a network that may be held channels last, and its batch
     steps: int  # of a sample
     matrix: int  # side of the product that is the ceiling
     copied: int  # bytes of the copy that is
@@ -76,14 +81,14 @@ class Plan(NamedTuple):
         both = {torch.float32: cases, torch.bfloat16: [*cases, *batches, Case(1024, 4, 3, 8), Case(300, 2, 3, 4, 1, 1)]}
         shapes = [Shape(b, n, 1152, 64, join) for join in ("sum", "concat") for n in (1024, 4096) for b in (16, 64)]
         networks = [Network(name, (side, side)) for side in (32, 64) for name in ("diffussm-xl", "dit-xl/2")]
-        return cls(device, rounds, both, shapes, networks, {32: 64, 64: 16}, 10, 8192, 1 << 31, "bf16")
+        return cls(device, rounds, both, shapes, networks, {32: 64, 64: 16}, ("unet-ldm-8", 32), 10, 8192, 1 << 31, "bf16")
 
     @classmethod
     def tiny(cls, device: torch.device) -> Plan:
         networks = [Network(name, (8, 8)) for name in ("diffussm-tiny", "dit-tiny")]
         shape = Shape(2, 70, 2, 8, "sum")
         cases = {torch.float32: [Case(100, 2, 1)]}
-        return cls(device, 3, cases, [shape], networks, {8: 2}, 2, 64, 1 << 16, "fp32")
+        return cls(device, 3, cases, [shape], networks, {8: 2}, ("unet-tiny", 2), 2, 64, 1 << 16, "fp32")
 
 
 class Ceilings(NamedTuple):
@@ -205,6 +210,7 @@ def models(plan: Plan, clock: Clock, limits: Ceilings, compiled: bool, folder: P
                 if network.size[0] == side
             }
             yield from model_lines(plan, clock, limits, cells, folder)
+    yield from formats(plan, clock, *plan.convolutional)
 
 
 def model_lines(
@@ -235,6 +241,24 @@ def model_lines(
             file = folder / f"gpu_profile_{re.sub('[^a-z0-9]+', '-', name)}.txt"
             file.write_text(f"{name}, batch {cell.batch}: where a training step goes\n{profiled(call, clock.cuda)}\n")
         del work, call
+
+
+def formats(plan: Plan, clock: Clock, name: str, batch: int) -> Iterator[dict[str, str]]:
+    """Forward and backward of a U-Net with channels first and last: its GroupNorms decide which is faster."""
+    calls: dict[str, Callable[[], object]] = {}
+    dtype = AUTOCAST.get(plan.dtype)
+    for label, layout in (("channels first", torch.contiguous_format), ("channels last", torch.channels_last)):
+        network = build(name).to(device=plan.device, memory_format=layout)  # type: ignore[call-overload]
+        x, t, y = inputs(network.config, batch, plan.device)
+        calls[f"{name}, {label}"] = partial(_step, network, x.to(memory_format=layout), t, y, dtype)
+    for label, spread in clock.interleaved(calls, max(2, plan.rounds // 2)).items():
+        yield {"model": label, "mode": "forward and backward", "batch": str(batch), "ms": str(spread)}
+
+
+def _step(network: Denoiser, x: Tensor, t: Tensor, y: Tensor | None, dtype: torch.dtype | None) -> None:
+    with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
+        output = network(x, t, y)
+    output.float().square().mean().backward()
 
 
 def _all_phases(phases: list[Callable[[], object]]) -> Callable[[], object]:

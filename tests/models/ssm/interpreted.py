@@ -57,7 +57,7 @@ def test_long_sequences(case: Case) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 17, 64, 70])
-@pytest.mark.parametrize("modes", [1, 20])
+@pytest.mark.parametrize("modes", [2, 20])
 def test_any_batch_and_state(batch: int, modes: int) -> None:
     """Blocks of 16, 32 and 64 rows, one of them and several; padded modes and not."""
     assert found(Case(70, batch, 1, modes, 2, 1)) == []
