@@ -81,7 +81,9 @@ class Plan(NamedTuple):
         both = {torch.float32: cases, torch.bfloat16: [*cases, *batches, Case(1024, 4, 3, 8), Case(300, 2, 3, 4, 1, 1)]}
         shapes = [Shape(b, n, 1152, 64, join) for join in ("sum", "concat") for n in (1024, 4096) for b in (16, 64)]
         networks = [Network(name, (side, side)) for side in (32, 64) for name in ("diffussm-xl", "dit-xl/2")]
-        return cls(device, rounds, both, shapes, networks, {32: 64, 64: 16}, ("unet-ldm-8", 32), 10, 8192, 1 << 31, "bf16")
+        return cls(
+            device, rounds, both, shapes, networks, {32: 64, 64: 16}, ("unet-ldm-8", 32), 10, 8192, 1 << 31, "bf16"
+        )
 
     @classmethod
     def tiny(cls, device: torch.device) -> Plan:
