@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from study.run import run
 from study.run_directory import RunDirectory, Status, read_curve
 from study.strict import ConfigError
 from tests.study.latents.tiny import save_autoencoder, torchrun
-from tests.study.ranked import ask_rank_1_to_stop, do_run, stop_rank_3, together
+from tests.study.ranked import do_run, kill_rank_0, stop_rank_3, together
 from tests.study.short_run import RUN
 
 BACKBONES = {
@@ -90,12 +91,13 @@ def test_torchrun_gives_the_curve_of_one_process(alone: RunDirectory, latents: P
     same_curve(RunDirectory(tmp_path, alone.identity), alone)
 
 
-def test_stopped_and_resumed_by_two_four_and_one(alone: RunDirectory, latents: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_by_two_four_and_one(alone: RunDirectory, latents: Path, tmp_path: Path) -> None:
+    """One rank of two is killed; four go on until one is asked to stop; one process ends it."""
     config = configured("diffussm-tiny", latents, tmp_path)
     directory = RunDirectory.of(config)
-    assert set(together(2, do_run, config, ask_rank_1_to_stop)) == {128 + 15}
-    assert directory.read_state().images == 20
-    assert set(together(4, do_run, config, stop_rank_3)) == {128 + 15}
+    assert together(2, do_run, config, kill_rank_0) == [-signal.SIGKILL, 1]
+    assert directory.read_state().images <= 20
+    assert set(together(4, do_run, config, stop_rank_3)) == {128 + signal.SIGTERM}
     assert 20 < directory.read_state().images < 48
     assert run(config).status is Status.DONE
     same_curve(directory, alone)
