@@ -278,11 +278,14 @@ def check_digest(config: DataConfig, found: Found) -> None:
 def load(config: DataConfig, split: Split) -> Source:
     """One split, on the CPU; drawn or opened once per process."""
     require_choice("split", split, SPLITS)
-    return _open(config, split) if dataset(config.name).on_disk else _drawn(config, split)
+    return _open(config, split) if dataset(config.name).on_disk else drawn(config, split)
 
 
-def _drawn(config: DataConfig, split: Split) -> ImageSet:
+@lru_cache(maxsize=8)
+def drawn(config: DataConfig, split: Split) -> ImageSet:
+    """One split of an embedded set, as two tensors in memory."""
     offer = dataset(config.name)
+    require_choice("name", config.name, tuple(_DRAWN))
     images, labels = _DRAWN[config.name](offer, config, split)
     expected = (config.images(split), offer.channels, *offer.size)
     require(tuple(images.shape) == expected, f"{config.name}.images.shape", tuple(images.shape), str(expected))

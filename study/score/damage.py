@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from study.data import SPLITS, DataConfig, dataset, load, to_float, to_uint8
+from study.data import SPLITS, DataConfig, dataset, drawn, to_float, to_uint8
 from study.score.extractors import embedded
 from study.score.frechet import Moments, frechet, moments
 from study.score.kernel_distance import KernelReference, kernel_distance, kernel_reference
@@ -159,7 +159,7 @@ def real_images(name: str, sizes: Sizes) -> tuple[Tensor, Tensor]:
     """Images that the extractor was not trained on; all there are of a set that is too small for that."""
     small = dataset(name).limits is not None
     config = DataConfig(name) if small else DataConfig(name, heldout=sizes.n, reference=sizes.m)
-    parts = [load(config, split) for split in (SPLITS if small else ("heldout", "reference"))]
+    parts = [drawn(config, split) for split in (SPLITS if small else ("heldout", "reference"))]
     return torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
 
 

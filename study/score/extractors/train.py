@@ -21,7 +21,7 @@ from torch import Tensor
 
 from models.denoiser import require
 from study.atomic import sha256_of, write_file, write_json
-from study.data import DataConfig, ImageSet, dataset, datasets, load, to_float
+from study.data import DataConfig, ImageSet, dataset, datasets, drawn, to_float
 from study.score.extractors import FOLDER, MANIFEST, Extractor, ExtractorConfig
 
 WIDTHS = {8: (24, 48), 16: (16, 32, 48), 32: (12, 24, 32, 48), 64: (8, 16, 24, 32, 48)}
@@ -41,7 +41,7 @@ class Recipe:
 
 def train(name: str, recipe: Recipe) -> Extractor:
     """A classifier of the data set's training images, its features calibrated on the same images."""
-    images = load(DataConfig(name), "train")
+    images = drawn(DataConfig(name), "train")
     torch.manual_seed(recipe.seed)
     network = Extractor(config_for(name))
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
@@ -85,8 +85,8 @@ def publish(name: str, network: Extractor, recipe: Recipe, seconds: float, folde
         "sha256": sha256_of(path),
         "network": asdict(network.config),
         "recipe": asdict(recipe),
-        "trained_on": {"split": "train", **asdict(DataConfig(name)), "sha256": load(DataConfig(name), "train").sha256},
-        "heldout_accuracy": accuracy(network, load(DataConfig(name), "heldout")),
+        "trained_on": {"split": "train", **asdict(DataConfig(name)), "sha256": drawn(DataConfig(name), "train").sha256},
+        "heldout_accuracy": accuracy(network, drawn(DataConfig(name), "heldout")),
         "cpu_seconds": round(seconds, 1),
     }
     write_json(listed, dict(sorted(known.items())))
