@@ -281,7 +281,6 @@ def load(config: DataConfig, split: Split) -> Source:
     return _open(config, split) if dataset(config.name).on_disk else drawn(config, split)
 
 
-@lru_cache(maxsize=8)
 def drawn(config: DataConfig, split: Split) -> ImageSet:
     """One split of an embedded set, as two tensors in memory."""
     offer = dataset(config.name)
