@@ -29,7 +29,8 @@ from study.results import is_higher_better
 from study.stats import pareto_front, t_quantile
 
 MOST = 40  # points in one figure
-FEW = 16  # points that can all be named
+FEW = 16  # points that can all be named, where there is room
+SURE = 8  # and that are, room or not
 
 
 def better(metric: str) -> str:
@@ -171,10 +172,10 @@ def placed_by(rows: Rows, metric: Metric, cost: Metric) -> list[Placed]:
 
 
 def name_points(axes: Axes, placed: Sequence[Placed], most: int = FEW) -> None:
-    """Names beside the points, or beside some of them, evenly chosen, where there are too many."""
+    """Names beside the points: of many, where there is room; of too many, beside some, evenly chosen."""
     named = placed if len(placed) <= most else placed[:: math.ceil(len(placed) / most)]
     labels = [Label(p.mean, q.mean, wrapped(brief(cell.label), 24, 2)) for cell, p, q in named]
-    label_points(axes, labels, all_of_them=named is placed)
+    label_points(axes, labels, all_of_them=len(placed) <= SURE)
 
 
 def noise_words(rows: Rows, metric: Metric) -> str:

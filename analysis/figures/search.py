@@ -16,6 +16,7 @@ from study.results import is_higher_better
 
 NOTHING = "No search was run yet: a sweep file with a search block, such as sweeps/tune_lr.yaml, runs one."
 MOST_DIALS = 6
+MOST_TICKS = 6  # of a dial with few whole values, each of them
 WIDE = 8  # times the least value: from there a dial is drawn on a logarithmic axis
 
 
@@ -54,7 +55,8 @@ def slices(found: pd.DataFrame, metric: str = "value") -> Figure:
     if not dials:
         raise CannotShowError(NOTHING if found.empty else "All trials have the same settings: there is no slice.")
     columns = min(2, len(dials))
-    figure, panels = canvas(columns, -(-len(dials) // columns), height=2.6 * -(-len(dials) // columns), sharey=True)
+    rows = -(-len(dials) // columns)
+    figure, panels = canvas(columns, rows, height=2.4 * rows + 1.2, sharey=True)
     spare = list(np.ravel(panels))
     for key in dials:
         _slice(spare.pop(0), found, key, families)
@@ -71,16 +73,19 @@ def slices(found: pd.DataFrame, metric: str = "value") -> Figure:
 
 def _slice(axes: Axes, found: pd.DataFrame, key: str, families: Sequence[str]) -> None:
     places = pd.to_numeric(found[key], errors="coerce")
-    if places.isna().any():
-        names = sorted(found[key].astype(str).unique())
+    names = sorted(found[key].astype(str).unique()) if places.isna().any() else []
+    if names:
         places = found[key].astype(str).map(names.index)
-        axes.set_xticks(range(len(names)), names)
     for index, family in enumerate(families or [""]):
         mine = found["backbone"] == family if family else slice(None)
         mark = MARKERS[index % len(MARKERS)]
         axes.plot(places[mine], found["value"][mine], mark, color=colour(index), alpha=0.7, label=family,
                   markeredgewidth=0)  # fmt: skip
-    if places.min() > 0 and places.max() > WIDE * places.min():
+    if names:
+        axes.set_xticks(range(len(names)), names)
+    elif places.nunique() <= MOST_TICKS and (places % 1 == 0).all():
+        axes.set_xticks(sorted(places.unique()))
+    elif places.min() > 0 and places.max() > WIDE * places.min():
         plain_log(axes, "x")
     axes.set_xlabel(key)
 
