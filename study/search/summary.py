@@ -96,15 +96,20 @@ def found(book: Book, family: TrialPoints) -> list[str]:
     if len(names) == 1:
         sign = 1 if book.config.directions[names[0]] == "minimize" else -1
         done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-        best = sorted(done, key=lambda trial: sign * trial.values[0])[:SHOWN]
+        best = _each_once(sorted(done, key=lambda trial: sign * trial.values[0]))[:SHOWN]
     else:
-        best = sorted(best, key=lambda trial: trial.values)
-        told.append(f"  Pareto front, {len(best)} trials:")
+        best = _each_once(sorted(best, key=lambda trial: trial.values))
+        told.append(f"  Pareto front, {len(best)} points:")
     told += [f"  {_described(trial, family, names)}" for trial in best]
     shares = importances(book)
     if shares:
         told.append(f"  of the spread in {names[0]}: {', '.join(f'{k} {v:.0%}' for k, v in shares.items())} (fANOVA)")
     return told
+
+
+def _each_once(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Of trials of the same settings, which a sampler may propose again and which are told and not run, the first."""
+    return list({tuple(sorted(trial.params.items())): trial for trial in reversed(trials)}.values())[::-1]
 
 
 def standing_of(book: Book) -> str:
