@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import Denoiser
 from models.denoiser import require, require_choice
@@ -67,6 +67,8 @@ class Drawing:
     labels: str = "balanced"
     batch_size: int = 250
     decode: Decode = to_uint8
+    decoder: str = ""  # what `decode` is, where nothing else says it
+    precision: str = "fp32"  # the network is evaluated in
     check: Callable[[], object] = lambda: None
     tell: Tell = lambda done: None
 
@@ -86,6 +88,8 @@ class Drawing:
             "sampler": asdict(self.sampler),
             "seed": self.seed,
             "labels": self.labels,
+            "decoder": self.decoder,
+            "precision": self.precision,
         }
         plain: dict[str, Any] = json.loads(json.dumps(parts))
         return plain
@@ -299,10 +303,10 @@ def _read_meaning(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def weights_digest(denoiser: Denoiser) -> str:
+def weights_digest(network: nn.Module) -> str:
     """sha256 over names and values of everything in the state dict."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(denoiser.state_dict().items()):
+    for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -6,15 +6,12 @@ import math
 import shutil
 from collections.abc import Callable
 
-import torch
-
 from study.config import RunConfig
 from study.data import offered
-from study.data.images import to_uint8
+from study.latents.decode import decoder_of
 from study.run_directory import RunDirectory
 from study.sample import (
     IN_MEMORY,
-    Decode,
     Drawing,
     Samples,
     Tell,
@@ -51,7 +48,8 @@ def draw_together(
         seed=config.sample.seed,
         labels=config.sample.labels,
         batch_size=config.machine.sample_batch,
-        decode=decoder_of(config, trainer.device),
+        decode=decoder_of(config.data, trainer.device),
+        precision=config.train.precision,
         check=check,
         tell=tell,
     )
@@ -69,15 +67,6 @@ def draw_together(
     ranks.together(draw_share)
     ranks.first_alone(lambda: found.append(_collected(config, directory)))
     return found[0] if found else None
-
-
-def decoder_of(config: RunConfig, device: torch.device) -> Decode:
-    """From what the process makes to pixels, a batch at a time: rounding, or the autoencoder of a set of latents."""
-    if offered(config.data).latent_factor == 1:
-        return to_uint8
-    from study.latents.decode import decoder_of as of_latents
-
-    return of_latents(config.data, device)
 
 
 def image_bytes(config: RunConfig) -> int:

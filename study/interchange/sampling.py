@@ -1,11 +1,12 @@
 """Samples of a model folder, as the batch that ADM's evaluator and `python -m study.score` read.
 
-Every batch is kept beside the output as it is drawn: called again, only what is missing is drawn. Under torchrun
-every process draws its share.
+Every batch is kept beside the output until that is whole: called again after a kill, only what is missing is drawn,
+or all, if the samples asked for are others. Under torchrun every process draws its share.
 """
 
 from __future__ import annotations
 
+import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from study.interchange.model_folder import load_model
 from study.interchange.reading import CheckpointError
 from study.latents.autoencoder import Autoencoder, load_autoencoder
 from study.optimizer import AUTOCAST
-from study.sample import Drawing, Tell, fill, load_samples, write_for_adm
+from study.sample import Drawing, Tell, drop_others, fill, load_samples, write_for_adm
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,18 @@ def draw(
     decode = to_uint8 if autoencoder is None else autoencoder.to(device).decode
     process = make_process(model.process)
     drawing = Drawing(
-        network.to(device), process, sampler, wishes.seed, wishes.labels, wishes.batch, decode=decode, tell=tell
+        network.to(device),
+        process,
+        sampler,
+        wishes.seed,
+        wishes.labels,
+        wishes.batch,
+        decode=decode,
+        decoder="" if autoencoder is None else f"{autoencoder.digest()}, scale {autoencoder.scale}",
+        precision=wishes.precision,
+        tell=tell,
     )
-    shards = out.with_name(f"{out.stem}.parts") / ("pixels" if autoencoder is None else autoencoder.digest()[:16])
+    shards = out.with_name(f"{out.stem}.parts")
     dtype = AUTOCAST.get(wishes.precision)
 
     def draw_share() -> None:
@@ -60,9 +70,14 @@ def draw(
             with torch.autocast(device.type, dtype) if dtype else nullcontext():
                 fill(shards, drawing, mine)
 
+    def collect() -> None:
+        write_for_adm(out, load_samples(shards, range(wishes.count)))
+        shutil.rmtree(shards)
+
     out.parent.mkdir(parents=True, exist_ok=True)
+    ranks.first_alone(lambda: drop_others(shards, drawing.meaning()))
     ranks.together(draw_share)
-    ranks.first_alone(lambda: write_for_adm(out, load_samples(shards, range(wishes.count))))
+    ranks.first_alone(collect)
     return sampler
 
 

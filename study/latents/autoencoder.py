@@ -7,7 +7,6 @@ Training never gets here: it reads latents from disk.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from models.denoiser import require
 from study.data.images import to_uint8
+from study.sample import weights_digest
 from study.strict import ConfigError
 
 INSTALL = "the latents extra is not installed: pip install 'diffusion-backbone-study[latents]'"
@@ -58,12 +58,8 @@ class Autoencoder(nn.Module):
         return torch.cat(parts)
 
     def digest(self) -> str:
-        """sha256 over the names and values of all weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """Of the weights, wherever they lie."""
+        return weights_digest(self.network)
 
 
 def load_autoencoder(name: str, scale: float | None = None) -> Autoencoder:

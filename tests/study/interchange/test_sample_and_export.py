@@ -17,7 +17,7 @@ from study.interchange.command import main
 from study.interchange.model_folder import load_model
 from study.latents.autoencoder import load_autoencoder
 from study.run_directory import RunDirectory
-from study.sample import sample
+from study.sample import Samples, sample
 from study.score.__main__ import main as score
 from tests.study.interchange.checkpoints import FIELDS, parity_weights, save, words
 from tests.study.latents.tiny import save_autoencoder, torchrun
@@ -76,17 +76,45 @@ def test_samples_of_a_checkpoint_are_scored_by_one_command(
     assert "swd@5" in capsys.readouterr().out
 
 
-def test_what_is_there_is_not_drawn_again(guided: Path, model: Path, autoencoder: Path, tmp_path: Path) -> None:
-    shutil.copytree(guided.parent, tmp_path / "again")
-    out = tmp_path / "again" / "dit.npz"
-    shards = sorted((tmp_path / "again").rglob("*-*.npz"))
+@pytest.fixture
+def unfinished(model: Path, autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where samples were to be: all but the third and fourth are drawn, and nothing is written yet."""
+
+    def full(path: Path, samples: Samples) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "unfinished" / "dit.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr("study.interchange.sampling.write_for_adm", full)
+        given = ["--autoencoder", str(autoencoder), "--guidance", "4", *FEW]
+        assert main(["sample", str(model), "--out", str(out), *given]) == 2
+    shards = sorted(out.parent.rglob("*-*.npz"))
     assert [path.stem for path in shards] == ["000000-000002", "000002-000004", "000004-000005"]
     shards[1].unlink()
-    kept = shards[0].stat().st_mtime_ns
+    return out
+
+
+def test_what_is_there_is_not_drawn_again(
+    unfinished: Path, guided: Path, model: Path, autoencoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = ["--autoencoder", str(autoencoder), "--guidance", "4", *FEW]
-    assert main(["sample", str(model), "--out", str(out), *given]) == 0
-    assert out.read_bytes() == guided.read_bytes()
-    assert shards[0].stat().st_mtime_ns == kept
+    assert main(["sample", str(model), "--out", str(unfinished), *given]) == 0
+    assert unfinished.read_bytes() == guided.read_bytes()
+    assert capsys.readouterr().err.startswith("60 % of 5 samples")  # so many were there
+
+
+def test_only_the_samples_are_left_once_they_are_whole(guided: Path) -> None:
+    assert [path.name for path in guided.parent.iterdir()] == ["dit.npz"]
+
+
+@pytest.mark.parametrize("change", [["--scale", "1.0"], ["--precision", "bf16"], ["--seed", "1"]])
+def test_samples_decoded_or_computed_otherwise_are_not_taken_for_these(
+    unfinished: Path, model: Path, autoencoder: Path, tmp_path: Path, change: list[str]
+) -> None:
+    given = ["--autoencoder", str(autoencoder), "--guidance", "4", *FEW, *change]
+    for out in (unfinished, tmp_path / "fresh" / "dit.npz"):
+        assert main(["sample", str(model), "--out", str(out), *given]) == 0
+    assert unfinished.read_bytes() == (tmp_path / "fresh" / "dit.npz").read_bytes()
 
 
 def test_two_processes_draw_what_one_draws(guided: Path, model: Path, autoencoder: Path, tmp_path: Path) -> None:
