@@ -25,12 +25,14 @@ def celeba_place(path: Path) -> Place:
     beside = (place / PARTITION for place in (path, folder, folder.parent))
     partition = next((file for file in beside if file.is_file()), None)
 
+    visited: list[str] = []
+
     def entries() -> list[Entry]:
-        images = [Entry(name, size) for name, size in files_below(folder)]
+        images = [Entry(name, size) for name, size in files_below(folder, visited)]
         parts = None if partition is None else read_partition(partition)
         return images if parts is None else [placed(entry, parts) for entry in images]
 
-    return Place(folder, entries, reader(folder), () if partition is None else (partition,), in_folders=True)
+    return Place(folder, entries, reader(folder), () if partition is None else (partition,), visited)
 
 
 def read_partition(file: Path) -> dict[str, str]:

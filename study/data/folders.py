@@ -21,21 +21,23 @@ def folder_place(path: Path) -> Place:
     if (path / TRAIN).is_dir():
         kept = next((name for name in APART if (path / name).is_dir()), None)
         return two_parts(path, path / TRAIN, None if kept is None else path / kept)
-    return Place(path, lambda: labelled_entries(path, path), reader(path), (path / LABELS,), in_folders=True)
+    visited: list[str] = []
+    return Place(path, lambda: labelled_entries(path, path, visited), reader(path), (path / LABELS,), visited)
 
 
 def two_parts(root: Path, train: Path, apart: Path | None) -> Place:
     """Names relative to `root`, of which both are part."""
     files = tuple(part / LABELS for part in (train, apart) if part is not None)
-    return Place(root, lambda: entries_of_parts(root, train, apart), reader(root), files, in_folders=True)
+    visited: list[str] = []
+    return Place(root, lambda: entries_of_parts(root, train, apart, visited), reader(root), files, visited)
 
 
-def entries_of_parts(root: Path, train: Path, apart: Path | None) -> list[Entry]:
-    entries = labelled_entries(root, train)
+def entries_of_parts(root: Path, train: Path, apart: Path | None, visited: list[str]) -> list[Entry]:
+    entries = labelled_entries(root, train, visited)
     if not entries:
         raise ValueError(f"path={str(root)!r} is not valid: {train} holds no images")
     if apart is not None:
-        kept = labelled_entries(root, apart, is_apart=True)
+        kept = labelled_entries(root, apart, visited, is_apart=True)
         if kept and (kept[0].label is None) != (entries[0].label is None):
             have, lack = (train, apart) if kept[0].label is None else (apart, train)
             raise ValueError(f"{lack} has images without class folders, and {have} has class folders: sort it likewise")
@@ -43,13 +45,13 @@ def entries_of_parts(root: Path, train: Path, apart: Path | None) -> list[Entry]
     return entries
 
 
-def labelled_entries(root: Path, part: Path, is_apart: bool = False) -> list[Entry]:
+def labelled_entries(root: Path, part: Path, visited: list[str], is_apart: bool = False) -> list[Entry]:
     """Images below `part`, each of the class that `dataset.json` says, or without that its first folder names."""
     known = labels_file(part)
     by_folder = known is None and not (part / LABELS).is_file()
     prefix = "" if part == root else f"{part.relative_to(root).as_posix()}/"
     entries = []
-    for name, size in files_below(part):
+    for name, size in files_below(part, visited):
         if known is not None and name not in known:
             raise ValueError(f"{part / LABELS} has no label for {name}")
         folder = name.partition("/")[0] if by_folder and "/" in name else None
@@ -73,12 +75,16 @@ def labels_file(folder: Path) -> dict[str, int] | None:
     return None if known is None else dict(known)
 
 
-def files_below(folder: Path) -> Iterator[tuple[str, int]]:
-    """(name relative to the folder, bytes) of every image; links are followed, but not in circles."""
-    yield from _walk(str(folder), "", frozenset())
+def files_below(folder: Path, visited: list[str]) -> Iterator[tuple[str, int]]:
+    """(name relative to the folder, bytes) of every image; links are followed, but not in circles.
+
+    Every folder looked into is added to `visited`, also those that hold nothing: one day they may.
+    """
+    yield from _walk(str(folder), "", frozenset(), visited)
 
 
-def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]], visited: list[str]) -> Iterator[tuple[str, int]]:
+    visited.append(folder)
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:
@@ -89,7 +95,7 @@ def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterat
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here})
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {here}, visited)
         elif is_image(entry.name):
             yield prefix + entry.name, _size_of(entry)
 

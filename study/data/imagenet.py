@@ -34,10 +34,12 @@ def imagenet_place(path: Path) -> Place:
         check_synsets(apart)
         return two_parts(root, train, apart)
 
-    def entries() -> list[Entry]:
-        return [*labelled_entries(root, train), *answered(root, apart, answers)]
+    visited: list[str] = []
 
-    return Place(root, entries, reader(root), (answers,), in_folders=True)
+    def entries() -> list[Entry]:
+        return [*labelled_entries(root, train, visited), *answered(root, apart, answers, visited)]
+
+    return Place(root, entries, reader(root), (answers,), visited)
 
 
 def check_synsets(part: Path) -> None:
@@ -51,12 +53,12 @@ def check_synsets(part: Path) -> None:
         raise ValueError(f"{part} has no class folders such as n01440764: sort its images into them{hint}")
 
 
-def answered(root: Path, part: Path, answers: Path) -> list[Entry]:
+def answered(root: Path, part: Path, answers: Path, visited: list[str]) -> list[Entry]:
     """Validation images with the classes that Kaggle's table gives: `ImageId,PredictionString`, synset first."""
     with answers.open(encoding="utf-8", newline="") as file:
         known = {row[0]: row[1].split()[0] for row in csv.reader(file) if len(row) == 2 and SYNSET.match(row[1])}
     entries = []
-    for name, size in files_below(part):
+    for name, size in files_below(part, visited):
         label = known.get(Path(name).stem)
         if label is None:
             raise ValueError(f"{answers} does not say the class of {part / name}")

@@ -44,7 +44,7 @@ class Place:
     entries: Callable[[], Iterable[Entry]]
     read: Read
     files: tuple[Path, ...] = ()  # beside the images: when one changes, so may the list
-    in_folders: bool = False  # images are files of their own: when one of their folders changes, so may the list
+    visited: list[str] | None = None  # images are files of their own: the folders looked into, once they are listed
 
 
 @dataclass(frozen=True, eq=False)

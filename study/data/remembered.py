@@ -1,7 +1,8 @@
 """Lists of many images, kept from one process to the next: a million files on a shared disk take minutes to list.
 
-A list is used again only while every folder and file it was made from is as it was then: a file written over in place,
-under its old name, goes unseen. `python -m study.data check` always looks again.
+A list is used again only while every folder that was looked into, empty ones too, and every archive and file of labels
+is as it was then. An image written over in place, under its old name, changes no folder: that goes unseen, also where
+its size is another. `python -m study.data check` always looks again.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import os
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from study.data.listing import Listing, Place, in_order
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raise when the same files would be listed otherwise
+FORMAT = 2  # raise when the same files would be listed otherwise
 FEWEST = 10_000  # images: fewer are listed at once
 SETTLED = 2.0  # seconds: what changed as recently may change again without its time showing it
 
@@ -59,7 +60,7 @@ def listed(file: Path, place: Place) -> Listing:
     listing = in_order(place)
     if len(listing) >= FEWEST:
         log.info("listed %d images in %.0f seconds", len(listing), time.time() - began)
-        stamps = stamps_of(watched(place, listing.names))
+        stamps = stamps_of(watched(place))
         if all(changed / 1e9 < began - SETTLED for _, changed, _ in stamps):
             with suppress(OSError):  # a cache that cannot be written is none
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -71,11 +72,10 @@ Stamp = tuple[str, int, int]
 """(path, when it changed in ns, bytes)"""
 
 
-def watched(place: Place, names: Iterable[str]) -> list[str]:
-    """Everything whose change may change the list."""
-    lowest = {name.rpartition("/")[0] for name in names} if place.in_folders else set()
-    folders = {above for name in lowest for above in (PurePosixPath(name), *PurePosixPath(name).parents)}
-    return sorted({*(str(place.path / folder) for folder in folders), *(str(file) for file in place.files)})
+def watched(place: Place) -> list[str]:
+    """Everything whose change may change the list, once that is made."""
+    folders = set() if place.visited is None else {str(place.path), *place.visited}
+    return sorted(folders | {str(file) for file in place.files})
 
 
 def stamps_of(paths: Sequence[str]) -> list[Stamp]:

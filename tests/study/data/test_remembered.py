@@ -51,7 +51,7 @@ def never_listed(place: Place) -> Place:
     def entries() -> Any:
         raise AssertionError("it was listed again")
 
-    return Place(place.path, entries, place.read, place.files, place.in_folders)
+    return Place(place.path, entries, place.read, place.files, place.visited)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -90,6 +90,33 @@ def test_a_changed_folder_is_listed_again(change: str, tmp_path: Path) -> None:
     again = remembered("imagenet", path, imagenet_place(path))
     assert equal(again, in_order(imagenet_place(path)))
     assert again.digest != first.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "locate", "empty"),
+    [
+        ("imagenet", made.imagenet, imagenet_place, "train/n99999999"),
+        ("imagenet", made.imagenet, imagenet_place, "val/n02084071/deeper"),
+        ("folder", lambda path: made.write(path, {"a/1.png": made.jpeg(1)}), folder_place, "b"),
+        ("celeba", made.celeba, celeba_place, "img_align_celeba/more"),
+    ],
+)
+def test_a_folder_that_was_empty_and_is_filled_is_listed_again(
+    name: str, make: Callable[[Path], Path], locate: Callable[[Path], Place], empty: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "set"
+    make(path)
+    (path / empty).mkdir(parents=True)
+    first = remembered(name, path, locate(path))
+    assert equal(remembered(name, path, never_listed(locate(path))), first)
+    time.sleep(0.02)  # a folder's time has its file system's grain
+    if name == "celeba":  # every image needs its line; without the partition none does
+        next(path.rglob("list_eval_partition.txt")).unlink()
+        first = remembered(name, path, locate(path))
+    (path / empty / "new.jpg").write_bytes(made.jpeg(77))
+    again = remembered(name, path, locate(path))
+    assert len(again) == len(first) + 1
+    assert equal(again, in_order(locate(path)))
 
 
 @pytest.mark.parametrize("name", ["zip", "webdataset"])
@@ -136,7 +163,7 @@ def test_without_a_place_to_remember_it_is_listed_every_time(tmp_path: Path, mon
 
 
 def test_check_looks_again(tmp_path: Path) -> None:
-    """In place, under the old name and size of its folder: the one change that a memory does not see."""
+    """In place, under its old name, though with another size: the one change that a memory does not see."""
     path = made.flat(tmp_path / "set")
     before = remembered("folder", path, folder_place(path))
     file = path / "00003.png"
