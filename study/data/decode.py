@@ -16,6 +16,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that runs
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 DEEP_MODES = ("I", "F")  # 32-bit integers and floats; 16 bits are I;16 and its like
 DEPTH = 24  # place in a PNG of its bits per channel: after signature, the header's length and type, width and height
+BITS = 258  # TIFF's tag of bits per channel
 ALIGNED = (178, 218)  # width and height of CelebA's aligned images
 FACE = (25, 57, 153, 185)  # left, top, right, bottom: 128 pixels around (89, 121), as U-ViT and DiS crop them
 
@@ -68,13 +69,27 @@ def in_colour(image: Image.Image, content: bytes) -> Image.Image:
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise ValueError(f"has {frames} frames: must be a single image")
-    deep = image.mode in DEEP_MODES or image.mode.startswith("I;")
-    if deep or (image.format == "PNG" and content[DEPTH] > 8):
+    if is_deep(image, content):
         raise ValueError("has more than 8 bits per channel: must have 8")
     image.load()
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
         raise ValueError("is partly transparent: must be opaque")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def is_deep(image: Image.Image, content: bytes) -> bool:
+    """More than 8 bits per channel, before anything is loaded: of colour, Pillow drops the lower half in silence."""
+    if image.format == "PNG":
+        return content[DEPTH] > 8
+    if image.format == "TIFF":
+        bits = getattr(image, "tag_v2", {}).get(BITS, ())
+        if max(bits if isinstance(bits, tuple) else (bits,), default=1) > 8:
+            return True
+    if image.format == "PPM":
+        arguments = [tile[3] for tile in getattr(image, "tile", ())]  # of its decoder: (mode, largest value) or a mode
+        if any(isinstance(given, tuple) and given[-1] > 255 for given in arguments):
+            return True
+    return image.mode in DEEP_MODES or image.mode.startswith("I;")
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:

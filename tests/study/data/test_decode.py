@@ -124,6 +124,33 @@ def deep_png(channels: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
+def deep_ppm(kind: bytes, largest: int) -> bytes:
+    values = np.random.default_rng(0).integers(0, largest + 1, 20 * 24 * 3)
+    wide = values.astype(">u2" if largest > 255 else "u1").tobytes()
+    body = wide if kind == b"P6" else b" ".join(str(value).encode() for value in values)
+    return kind + b"\n# 24 20 255\n24 20 %d\n" % largest + body
+
+
+def tiff(bits: int) -> bytes:
+    """A colour image in one strip, by hand: Pillow writes none of 16 bits."""
+    import struct
+
+    rows = np.random.default_rng(0).integers(0, 1 << bits, (20, 24, 3)).astype("<u2" if bits > 8 else "u1").tobytes()
+    entries = [
+        (256, 3, 1, 24), (257, 3, 1, 20), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2),
+        (273, 4, 1, 14), (277, 3, 1, 3), (278, 3, 1, 20), (279, 4, 1, len(rows)),
+    ]  # fmt: skip
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return (
+        b"II*\0"
+        + struct.pack("<I", 14 + len(rows))
+        + struct.pack("<3H", bits, bits, bits)
+        + rows
+        + directory
+        + bytes(4)
+    )
+
+
 LOADED = {
     "jpeg": jpeg(0),
     "progressive jpeg": encoded(picture(0), "JPEG", progressive=True),
@@ -154,6 +181,12 @@ def test_grey_is_the_same_in_every_channel(content: bytes) -> None:
     assert pixels.std() > 1
 
 
+@pytest.mark.parametrize("content", [deep_ppm(b"P6", 255), deep_ppm(b"P3", 255), tiff(8)])
+def test_the_same_files_with_8_bits_load(content: bytes) -> None:
+    expected = np.random.default_rng(0).integers(0, 256, (20, 24, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(decode(content, Crop(20), "flat"), expected[:, 2:22].transpose(2, 0, 1))
+
+
 def test_cmyk_comes_out_in_its_colours() -> None:
     inks = np.zeros((20, 24, 4), np.uint8)
     inks[..., 0] = 255  # cyan only: no red
@@ -175,6 +208,10 @@ REFUSED = {
     "animated gif": (gif(3), "has 3 frames: must be a single image"),
     "16-bit grey png": (deep_png(1), "has more than 8 bits per channel"),
     "16-bit colour png": (deep_png(3), "has more than 8 bits per channel"),
+    "16-bit colour ppm": (deep_ppm(b"P6", 65535), "has more than 8 bits per channel"),
+    "10-bit colour ppm": (deep_ppm(b"P6", 1023), "has more than 8 bits per channel"),
+    "16-bit plain ppm": (deep_ppm(b"P3", 65535), "has more than 8 bits per channel"),
+    "16-bit colour tiff": (tiff(16), "has more than 8 bits per channel"),
     "transparent png": (encoded(rgba(100)), "is partly transparent"),
     "small": (encoded(picture(0, 40, 15)), "is 40 x 15: must be at least data.size=16 either way"),
     "bomb": (BOMB, "has more than 178,956,970 pixels"),
