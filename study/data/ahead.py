@@ -10,7 +10,8 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 import numpy as np
@@ -122,8 +123,9 @@ def _work(tasks: Tasks, decode: Decode) -> None:
 
 def _stop(tasks: Tasks, workers: list[threading.Thread]) -> None:
     """Every thread ends after the image in hand; also at the end of the process, which must not outlive them."""
-    while not tasks.empty():
-        tasks.get()
+    with suppress(Empty):
+        while True:  # asking first whether there is one would not do: a thread may take it in between
+            tasks.get_nowait()
     for _ in workers:
         tasks.put(None)
     for worker in workers:

@@ -7,6 +7,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from study.data.ahead import Ahead, thread_count
+from study.data.ahead import Ahead, _stop, thread_count
 from study.strict import ConfigError
 
 SHAPE = (3, 2, 2)
@@ -118,6 +120,25 @@ def test_the_threads_end_with_whoever_asked() -> None:
     del ahead
     gc.collect()
     assert not any(thread.is_alive() for thread in own)
+
+
+class TakenInBetween(SimpleQueue[Any]):
+    """It has a task when asked, which a thread takes before we do."""
+
+    def empty(self) -> bool:
+        return False
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        assert not block, "would wait for ever"
+        return super().get(block, timeout)
+
+
+def test_the_end_does_not_wait_for_a_task_that_a_thread_has_taken() -> None:
+    tasks = TakenInBetween()
+    tasks.put((None, 0))
+    _stop(tasks, [])
+    with pytest.raises(Empty):
+        tasks.get_nowait()
 
 
 SLOW = """
