@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def write_file(path: Path, write: Callable[[Path], object], lasting: bool = True
     A failed write leaves the old content and no temporary file. What is not `lasting` is not waited for to
     reach the disk: a power cut, and nothing less, may leave the old content or an empty file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # containers share process ids
     try:
         write(temporary)
         temporary.chmod(path.parent.stat().st_mode & 0o666)  # as readable as the folder: stores are shared
