@@ -20,6 +20,7 @@ from study.strict import ConfigError
 
 JOURNAL = "search.journal"
 SCHEMA = 3.0  # seconds for somebody else to have made a database's tables
+CHUNK = 65_536  # bytes looked at in one go for the end of the last whole line
 GRACE = 30.0  # seconds after which another machine's unchanged lock counts as left behind
 
 
@@ -33,7 +34,8 @@ def open_journal(path: Path) -> BaseStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = JournalLock(path)
         backend = JournalFileBackend(str(path), lock_obj=lock)
-        _mend(path, lock)
+        lock.acquire()  # mends it
+        lock.release()
         return JournalStorage(backend)
     except OSError as error:
         raise ConfigError(f"{path} cannot be opened: {error.strerror or error}") from error
@@ -75,22 +77,43 @@ class JournalLock(JournalFileSymlinkLock):
     """A symbolic link that names the machine, which works on NFS, taken under a file lock of the kernel's.
 
     A process that is killed leaves its link behind, and optuna's own locks then make everybody wait for
-    half a minute. Whoever has the kernel's lock knows that a link of the same machine was left by the dead.
+    half a minute. Whoever has the kernel's lock knows that a link of the same machine was left by the dead,
+    and that nobody is writing: an unfinished last line is cut off then.
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._link = path.with_name(path.name + ".lock")
         self._queue = path.with_name(path.name + ".queue")
         self._held = threading.local()
 
     def acquire(self) -> bool:
         self._held.file = os.open(self._queue, os.O_CREAT | os.O_RDWR, 0o666)
-        fcntl.flock(self._held.file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._held.file, fcntl.LOCK_EX)
+            self._link_up()
+            try:
+                _mend(self._path)
+            except BaseException:
+                self._link.unlink(missing_ok=True)
+                raise
+        except BaseException:  # a full disk: whoever asks next, this process too, is not to wait for us
+            os.close(self._held.file)
+            raise
+        return True
+
+    def release(self) -> None:
+        try:
+            self._link.unlink(missing_ok=True)
+        finally:
+            os.close(self._held.file)  # and with it the kernel's lock
+
+    def _link_up(self) -> None:
         seen, since, pause = "", time.monotonic(), 0.001
         while True:
             try:
                 os.symlink(f"{this_machine()} {time.time_ns()}", self._link)
-                return True
+                return
             except FileExistsError:
                 now = self._holder()
             if now.rpartition(" ")[0] == this_machine() or (now == seen and time.monotonic() - since > GRACE):
@@ -101,24 +124,23 @@ class JournalLock(JournalFileSymlinkLock):
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
 
-    def release(self) -> None:
-        self._link.unlink(missing_ok=True)
-        os.close(self._held.file)  # and with it the kernel's lock
-
     def _holder(self) -> str:
         with suppress(OSError):
             return os.readlink(self._link)
         return ""
 
 
-def _mend(path: Path, lock: JournalLock) -> None:
-    """Cut off half a line at the end: what a power cut left of a write that nobody was told of."""
-    lock.acquire()
-    try:
-        with path.open("rb+") as file:
-            text = file.read()
-            whole = text.rfind(b"\n") + 1
-            if whole < len(text):
-                file.truncate(whole)
-    finally:
-        lock.release()
+def _mend(path: Path) -> None:
+    """Cut off half a line at the end, of a write that a power cut or a full disk ended and nobody was told of:
+    the next line would be appended to it, and no line after that be read."""
+    with suppress(FileNotFoundError), path.open("rb+") as file:
+        end = whole = file.seek(0, os.SEEK_END)
+        while whole:
+            start = max(0, whole - CHUNK)
+            file.seek(start)
+            found = file.read(whole - start).rfind(b"\n") + 1
+            whole = start + found
+            if found:
+                break
+        if whole < end:
+            file.truncate(whole)
