@@ -62,7 +62,10 @@ def show(config: DataConfig, split: Split, out: Path) -> str:
         raise ValueError(f"{config.name} has no pixels to show")
     sheet = contact_sheet(images)
     picture = Image.fromarray(sheet.squeeze(-1).numpy())
-    write_file(out, lambda temporary: picture.save(temporary, format="PNG", optimize=True))
+    try:
+        write_file(out, lambda temporary: picture.save(temporary, format="PNG", optimize=True))
+    except OSError as error:
+        raise ValueError(f"--out {out} cannot be written: {error.strerror}") from error
     return f"{out}: {split} images of {config.name}, one class per row"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import tarfile
@@ -15,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from study.data.folders import APART, LABELS, TRAIN
-from study.data.listing import LARGEST, Entry, Place, Read, is_image, labels_by_name, shown
+from study.data.listing import LARGEST, Entry, Place, Read, is_image, labels_by_name, read_tree, shown
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # a zip member's own header: signature, lengths of its name and extra field
 SIGNATURE = b"PK\x03\x04"
@@ -63,10 +62,7 @@ def _zip_labels(archive: zipfile.ZipFile, path: Path) -> dict[str, int] | None:
     where = f"{path}: {LABELS}"
     if archive.getinfo(LABELS).file_size > LARGEST:
         raise ValueError(f"{where} is too large to be a list of labels")
-    try:
-        known = labels_by_name(where, json.loads(archive.read(LABELS)))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{where} cannot be read: {error}") from error
+    known = labels_by_name(where, archive.read(LABELS))
     return None if known is None else dict(known)
 
 
@@ -219,11 +215,11 @@ def _label_in(suffix: str, content: bytes, where: str) -> int | None:
     try:
         if suffix == ".cls":
             return int(content)
-        tree = json.loads(content)
-        label = tree.get("label") if isinstance(tree, dict) else None
-        return label if type(label) is int else None
     except ValueError as error:
         raise ValueError(f"{where} is no class: must be a whole number") from error
+    tree = read_tree(where, content)
+    label = tree.get("label") if isinstance(tree, dict) else None
+    return label if type(label) is int else None
 
 
 def _distinct(path: Path, entries: list[Entry]) -> list[Entry]:

@@ -25,7 +25,7 @@ from study.data.remembered import forget
 from study.data.streamed import files_of
 
 SHOWN = 20  # images named one by one
-LATENTS = "latents.json"  # in each part of a latent set
+LATENTS = ("latents.json", "plan.json")  # in each part of a latent set; while it is encoded, the second alone
 AT_ONCE = 1024  # images in the hands of the threads
 
 
@@ -42,8 +42,13 @@ class Seen:
 def guess(path: Path) -> str:
     """The data set that a path looks like."""
     if path.is_file():
-        return {".zip": "zip", ".tar": "webdataset"}.get(path.suffix.lower(), "folder")
-    if (path / "train" / LATENTS).is_file():
+        archive = {".zip": "zip", ".tar": "webdataset"}.get(path.suffix.lower())
+        if archive is None:
+            raise ValueError(
+                f"path={str(path)!r} is not valid: must be a folder of images, a .zip or a .tar, not one file"
+            )
+        return archive
+    if any((path / "train" / name).is_file() for name in LATENTS):
         return "latents"
     if (path / FOLDER).is_dir() or (path / TRAIN[0]).is_file():
         return "cifar10"

@@ -63,7 +63,9 @@ def read_batches(path: Path) -> Batches:
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
     missing = [name for name in (*TRAIN, TEST) if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"path={str(path)!r} is not valid: must be {FOLDER}, and {', '.join(missing)} is not there")
+        raise ValueError(
+            f"path={str(path)!r} is not valid: must be {FOLDER} or the folder above, and lacks {', '.join(missing)}"
+        )
     parts = [read_batch(folder / name) for name in (*TRAIN, TEST)]
     images = np.concatenate([images for images, _ in parts])
     labels = np.concatenate([labels for _, labels in parts])

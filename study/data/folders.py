@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -69,9 +68,10 @@ def labels_file(folder: Path) -> dict[str, int] | None:
     if not file.is_file():
         return None
     try:
-        known = labels_by_name(str(file), json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+        content = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    known = labels_by_name(str(file), content)
     return None if known is None else dict(known)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from study.data.decode import SUFFIXES, DamagedImageError
 
 LARGEST = 1 << 28  # bytes of one image file: more is no image, or an attempt to fill the memory
+MOST_CLASSES = 1_000_000  # a number beyond is no class, and networks have a row for every class up to the largest
 UNSAFE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]"
 )  # in a name: would end a line, colour a terminal, or not print
@@ -112,9 +114,11 @@ def numbered(path: Path, entries: Sequence[Entry]) -> tuple[NDArray[np.int64], t
         raise ValueError(f"{path}: {shown(lack.name)} has no label, and {shown(have.name)} has one")
     if entries[0].label is None:
         return np.zeros(len(entries), np.int64), ()
-    negative = next((entry for entry in entries if isinstance(entry.label, int) and entry.label < 0), None)
-    if negative is not None:
-        raise ValueError(f"{path}: {shown(negative.name)} is of class {negative.label}: must be 0 or more")
+    for entry in entries:
+        if isinstance(entry.label, int) and not 0 <= entry.label < MOST_CLASSES:
+            raise ValueError(
+                f"{path}: {shown(entry.name)} is of class {entry.label}: must be 0 to {MOST_CLASSES - 1:,}"
+            )
     if isinstance(entries[0].label, int):
         return np.array([entry.label for entry in entries], np.int64), ()
     names = sorted({str(entry.label) for entry in entries if not entry.apart}) or sorted(
@@ -149,8 +153,19 @@ def shown(name: str) -> str:
     return UNSAFE.sub("?", name)
 
 
-def labels_by_name(where: str, tree: object) -> Mapping[str, int] | None:
+def read_tree(where: str, content: bytes) -> Any:
+    """What a JSON file holds, whatever was done to it."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError(f"{where} cannot be read: it is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"{where} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def labels_by_name(where: str, content: bytes) -> Mapping[str, int] | None:
     """EDM's `dataset.json`: {"labels": [[name, class], ...]}, or null for none."""
+    tree = read_tree(where, content)
     given = tree.get("labels") if isinstance(tree, dict) else None
     if isinstance(tree, dict) and given is None:
         return None

@@ -87,7 +87,8 @@ def _stamp(path: str) -> Stamp:
         status = os.stat(path)
     except OSError:
         return (path, 0, -1)  # it is not there, which is a state too
-    return (path, status.st_mtime_ns, status.st_size if os.path.isfile(path) else 0)
+    # ctime: rsync and tar set a folder's mtime back once they have filled it
+    return (path, status.st_ctime_ns, status.st_size if os.path.isfile(path) else 0)
 
 
 def save(file: Path, listing: Listing, stamps: list[Stamp]) -> None:

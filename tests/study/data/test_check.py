@@ -63,12 +63,21 @@ def test_many_are_counted_and_not_all_shown(tmp_path: Path, capsys: pytest.Captu
         (["{path}", "--as", "imagenet"], "{path} has no class folders such as n01440764"),
         (["{path}", "--as", "imagnet"], "name='imagnet' is not valid"),
         (["{path}", "--as", "digits8"], "name='digits8' is not valid: must be a set on disk"),
+        (
+            ["{path}/a.png"],
+            "path='{path}/a.png' is not valid: must be a folder of images, a .zip or a .tar, not one file",
+        ),
+        (["{path}/latents"], "train has no latents.json: encoding is not finished"),
         (["{path}", "--size", "0"], "size=0 is not valid: must be 1 or more"),
     ],
 )
 def test_what_is_no_set_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
+    if "/a.png" in words[0]:
+        made.write(tmp_path, {"a.png": made.jpeg(1)})
+    if "/latents" in words[0]:
+        made.write(tmp_path, {"latents/train/plan.json": b"{}"})
     assert main(["check", *(word.format(path=tmp_path) for word in words)]) == 2
     printed = capsys.readouterr()
     assert message.format(path=tmp_path) in printed.err

@@ -399,7 +399,7 @@ def test_batches_of_anything_else_are_refused(tmp_path: Path, held: object, mess
 def test_a_missing_batch_is_named(tmp_path: Path) -> None:
     made.cifar10(tmp_path)
     (tmp_path / "cifar-10-batches-py/data_batch_4").unlink()
-    with pytest.raises(ValueError, match=r"data_batch_4 is not there"):
+    with pytest.raises(ValueError, match=r"must be cifar-10-batches-py or the folder above, and lacks data_batch_4$"):
         config_of("cifar10", tmp_path)
 
 
@@ -463,6 +463,17 @@ def test_a_flipped_byte_in_a_zip_is_found_by_its_checksum(tmp_path: Path) -> Non
         read_all("zip", file)
 
 
+FIRST = "00000/img00000000.png"  # of EDM's zips
+NESTED = b"[" * 100_000 + b"]" * 100_000
+LONG = b'{"labels": [["a.jpg", ' + b"9" * 5000 + b"]]}"
+
+
+def zip_of_labels(file: Path, labels: bytes) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.jpg", made.jpeg(0))
+        archive.writestr("dataset.json", labels)
+
+
 @pytest.mark.parametrize(
     ("name", "build", "message"),
     [
@@ -487,7 +498,49 @@ def test_a_flipped_byte_in_a_zip_is_found_by_its_checksum(tmp_path: Path) -> Non
         ("webdataset", lambda path: made.write(path, {"a.tar": b"x" * 2000}), r"a\.tar is no whole tar file"),
         ("webdataset", lambda path: made.write(path, {"a.tar.gz": gzip.compress(b"")}), r"a\.tar\.gz is compressed"),
         ("webdataset", lambda path: made.webdataset(path, label=lambda i: b"cat"), r"000000\.cls is no class"),
-        ("webdataset", lambda path: made.webdataset(path, label=lambda i: b"-1"), r"is of class -1: must be 0 or more"),
+        (
+            "webdataset",
+            lambda path: made.webdataset(path, label=lambda i: b"-1"),
+            r"is of class -1: must be 0 to 999,999",
+        ),
+        (
+            "webdataset",
+            lambda path: made.webdataset(path, label=lambda i: b"9" * 23),
+            r"is of class 9{23}: must be 0 to",
+        ),
+        ("webdataset", lambda path: made.webdataset(path, label=lambda i: b"9" * 5000), r"000000\.cls is no class"),
+        ("webdataset", lambda path: made.webdataset(path, label=lambda i: b"1000000"), r"is of class 1000000: must be"),
+        (
+            "webdataset",
+            lambda path: made.shard(path / "a.tar", {"0.jpg": made.jpeg(0), "0.json": NESTED}),
+            r"a\.tar: 0\.json cannot be read: it is nested too deeply",
+        ),
+        (
+            "zip",
+            lambda path: made.edm_zip(path, 1, labels=[[FIRST, 10**25]]),
+            rf"{FIRST} is of class 10{{25}}: must be",
+        ),
+        (
+            "zip",
+            lambda path: made.edm_zip(path, 1, labels=[[FIRST, 10**12]]),
+            rf"{FIRST} is of class 10{{12}}: must be",
+        ),
+        (
+            "zip",
+            lambda path: zip_of_labels(path, NESTED),
+            r"set: dataset\.json cannot be read: it is nested too deeply",
+        ),
+        ("zip", lambda path: zip_of_labels(path, LONG), r"set: dataset\.json cannot be read: Exceeds the limit"),
+        (
+            "folder",
+            lambda path: made.write(path, {"a.jpg": made.jpeg(0), "dataset.json": NESTED}),
+            r"set/dataset\.json cannot be read: it is nested too deeply",
+        ),
+        (
+            "folder",
+            lambda path: made.write(path, {"a.jpg": made.jpeg(0), "dataset.json": b'{"labels": [["a.jpg", -1]]}'}),
+            r"a\.jpg is of class -1: must be 0 to 999,999",
+        ),
     ],
 )
 def test_what_is_no_such_set_is_told_in_a_line(
