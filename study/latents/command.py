@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -74,19 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _start_workers(count: int, arguments: list[str]) -> int:
-    """The same command, several times; the first complaint is the answer."""
+    """The same command, several times; the first complaint is the answer. None of them outlives this process's end."""
     single = [sys.executable, "-m", "study.latents", "encode", *arguments, "--workers", "1"]
     with ExitStack() as stack:
-        workers = [
-            stack.enter_context(
-                subprocess.Popen(
-                    single,
-                    env={**os.environ, "RANK": str(number), "WORLD_SIZE": str(count), "LOCAL_RANK": str(number)},
-                    stdout=None if number == 0 else subprocess.DEVNULL,
-                )
-            )
-            for number in range(count)
-        ]
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
+        workers = []
+        for number in range(count):
+            ranked = {**os.environ, "RANK": str(number), "WORLD_SIZE": str(count), "LOCAL_RANK": str(number)}
+            heard = None if number == 0 else subprocess.DEVNULL
+            workers.append(stack.enter_context(subprocess.Popen(single, env=ranked, stdout=heard)))
+            stack.callback(workers[-1].terminate)  # before it is waited for
         codes = [worker.wait() for worker in workers]
     return next((code for code in codes if code), 0)
 

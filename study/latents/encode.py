@@ -19,8 +19,8 @@ from torch import Tensor
 from study.atomic import remove_leftovers
 from study.data.source import Source
 from study.latents.autoencoder import Autoencoder
-from study.latents.files import EncodingPlan, claim_plan, conclude, read_shard, write_shard
-from study.lease import take
+from study.latents.files import EncodingPlan, claim_plan, conclude, is_concluded, read_shard, write_shard
+from study.lease import Lease, take
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ def encode(
     worker: int = 0,
     workers: int = 1,
     tell: Tell = lambda done, total: None,
-) -> str:
-    """Do what is missing, wait for what others are doing, and conclude; the checksum of the whole comes back."""
+) -> None:
+    """Do what is missing, wait for what others are doing, and conclude."""
     claim_plan(folder, plan)
     autoencoder = autoencoder.to(device)
     first = worker * plan.shards // workers
@@ -54,9 +54,33 @@ def encode(
         if busy:
             time.sleep(POLL)
     tell(plan.shards, plan.shards)
-    remove_leftovers(folder)
-    shutil.rmtree(folder / CLAIMS, ignore_errors=True)
-    return conclude(folder, plan)
+
+    def end() -> None:
+        remove_leftovers(folder)  # nobody else writes here: all shards are there, and the rest is ours
+        conclude(folder, plan)
+
+    once(folder / CLAIMS, lambda: is_concluded(folder, plan), end)
+
+
+def once(claims: Path, is_done: Callable[[], bool], act: Callable[[], object]) -> None:
+    """By whichever worker comes first; the others wait. The claims go when it is done."""
+    while not is_done():
+        lease = _take(claims / "end")
+        if lease is None:
+            time.sleep(POLL)
+            continue
+        with lease:
+            if not is_done():
+                act()
+    shutil.rmtree(claims, ignore_errors=True)
+
+
+def _take(claim: Path) -> Lease | None:
+    """Should it be lost, two workers write the same bytes. None: look again."""
+    try:
+        return take(claim, on_loss=lambda: None)
+    except FileNotFoundError:  # another worker saw that all was done, and tidied up
+        return None
 
 
 def _missing(folder: Path, plan: EncodingPlan, first: int) -> list[int]:
@@ -69,10 +93,7 @@ def _encode_if_free(
     source: Source, autoencoder: Autoencoder, plan: EncodingPlan, folder: Path, number: int, device: torch.device
 ) -> bool:
     """Whether this worker had anything to do with the shard."""
-    try:
-        lease = take(folder / CLAIMS / f"{number:05d}", on_loss=lambda: None)  # two workers would write the same bytes
-    except FileNotFoundError:  # another worker saw the last shard and tidied up
-        return True
+    lease = _take(folder / CLAIMS / f"{number:05d}")
     if lease is None:
         return False
     with lease:

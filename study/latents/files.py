@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,11 @@ class LatentsError(ValueError):
 
 @dataclass(frozen=True)
 class EncodingPlan:
-    """All that the bytes of a folder depend on, and how they are cut into files."""
+    """All that the bytes of a folder depend on, and how they are cut into files.
+
+    The checksum of a set covers the cut, `shard` and `batch`: it is made of those of the files, and so the same latents
+    in files of another length are another set, which a run does not take for the one it was begun with.
+    """
 
     data: str  # what the images are
     images_sha256: str
@@ -125,20 +130,35 @@ def read_shard(folder: Path, number: int) -> Shard | None:
         raise LatentsError(f"{path} is damaged: {error}") from error
 
 
-def conclude(folder: Path, plan: EncodingPlan) -> str:
-    """Write the index, for the last shard is there; the checksum of the whole comes back."""
+def conclude(folder: Path, plan: EncodingPlan) -> None:
+    """Write the index, for the last shard is there."""
+    index, labels = _listed(folder, plan)
+    write_file(folder / LABELS, lambda temporary: temporary.write_bytes(labels))
+    write_json(folder / INDEX, index)
+
+
+def is_concluded(folder: Path, plan: EncodingPlan) -> bool:
+    """Whether the index and the labels are those of these shards."""
+    if not (folder / INDEX).exists() or not (folder / LABELS).exists():
+        return False
+    index, _ = _listed(folder, plan)
+    return read_json(folder / INDEX) == index and sha256_of(folder / LABELS) == index["labels_sha256"]
+
+
+def _listed(folder: Path, plan: EncodingPlan) -> tuple[dict[str, Any], bytes]:
+    """The index and the content of the file of labels, from the records of the shards."""
     found = [read_shard(folder, number) for number in range(plan.shards)]
     shards = [shard for shard in found if shard is not None]
     if len(shards) < plan.shards:
         raise LatentsError(f"{folder} has {len(shards)} of {plan.shards} shards: encode the rest first")
     sums = [{"file": shard_path(folder, s.number).name, "images": s.images, "sha256": s.sha256} for s in shards]
     labels = np.array([label for shard in shards for label in shard.labels], dtype=np.int64)
-    write_file(folder / LABELS, lambda temporary: save_array(temporary, labels))
+    file = io.BytesIO()
+    np.save(file, labels, allow_pickle=False)
     meaning = {key: value for key, value in asdict(plan).items() if key != "autoencoder"}
-    content = {"shards": sums, "labels_sha256": sha256_of(folder / LABELS)}
+    content = {"shards": sums, "labels_sha256": hashlib.sha256(file.getvalue()).hexdigest()}
     digest = hashlib.sha256(canonical_json({"plan": meaning, **content}).encode()).hexdigest()
-    write_json(folder / INDEX, {"sha256": digest, **content})
-    return digest
+    return {"sha256": digest, **content}, file.getvalue()
 
 
 def read_index(folder: Path) -> Mapping[str, Any]:

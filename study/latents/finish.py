@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,26 +14,21 @@ from study.atomic import remove_leftovers
 from study.data import DataConfig, load, to_uint8
 from study.latents.autoencoder import Autoencoder
 from study.latents.decode import AUTOENCODER
-from study.latents.encode import CLAIMS, POLL
+from study.latents.encode import CLAIMS, once
 from study.latents.folder import RECORD, write_reference
-from study.lease import take
 
 BATCH = 64  # reference images read at once
 
 
 def finish(out: Path, config: DataConfig, autoencoder: Autoencoder) -> None:
     """By whichever worker comes first; the others wait."""
-    while not (out / RECORD).exists():
-        lease = take(out / CLAIMS / "reference", on_loss=lambda: None)
-        if lease is None:
-            time.sleep(POLL)
-            continue
-        with lease:
-            if not (out / RECORD).exists():
-                _copy_autoencoder(out / AUTOENCODER, autoencoder)
-                _copy_reference(out, config)
-    shutil.rmtree(out / CLAIMS, ignore_errors=True)
-    remove_leftovers(out)
+
+    def copy() -> None:
+        remove_leftovers(out)
+        _copy_autoencoder(out / AUTOENCODER, autoencoder)
+        _copy_reference(out, config)
+
+    once(out / CLAIMS, (out / RECORD).exists, copy)
 
 
 def _copy_autoencoder(folder: Path, autoencoder: Autoencoder) -> None:
