@@ -74,6 +74,56 @@ def test_every_value_is_stated_with_its_source_or_that_it_has_none(name: str) ->
     assert not unexplained
 
 
+def told_by(name: str) -> dict[str, str]:
+    return explained((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_how_averaging_starts_is_said(name: str) -> None:
+    """(1+s)/(10+s) reaches a decay of d at s = (10 d - 1) / (1 - d)."""
+    (decay,) = plan_of(name).points[0].config.train.ema
+    steps = round((10 * decay - 1) / (1 - decay))
+    told = told_by(name)["train.ema"]
+    assert "ours: with a warm-up, min(decay, (1+s)/(10+s))" in told
+    assert f"constant decay after {steps:,} steps" in told
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_checkpoints_to_be_kept_come_before_the_end(name: str) -> None:
+    for point in plan_of(name).points:
+        every, images = point.config.log.keep_every, point.config.train.images
+        assert every < images
+        assert every % point.config.train.batch == 0
+
+
+def test_the_checkpoint_of_the_papers_figure_is_kept() -> None:
+    (point,) = plan_of("paper_imagenet256").points
+    assert 400_000 * point.config.train.batch % point.config.log.keep_every == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "words"),
+    [
+        ("dis_cifar10", "backbone.width", "recalled"),
+        ("dis_cifar10", "backbone.P", "recalled"),
+        ("dis_celeba64", "backbone.width", "recalled"),
+        ("dis_celeba64", "backbone.P", "recalled"),
+        ("dis_celeba64", "data.size", "recalled"),
+        ("paper_imagenet256_400k", "backbone.M", "S and L, and XL in the figure of sizes: unstated, chosen because"),
+        ("paper_imagenet512", "sample.sampler.guidance", "it has a row with -G alone"),
+    ],
+)
+def test_what_nobody_printed_is_not_said_to_be_printed(name: str, key: str, words: str) -> None:
+    assert words in told_by(name)[key]
+
+
+@pytest.mark.parametrize("file", ["sweeps/dit_scaling.yaml", "sweeps/paper_imagenet256_400k.yaml", "docs/cluster.md"])
+def test_the_decoder_has_a_source_or_is_said_to_be_chosen(file: str) -> None:
+    text = " ".join((FOLDER.parent / file).read_text(encoding="utf-8").replace("\n# ", " ").split())
+    assert "sd-vae-ft-mse" in text
+    assert ("appendix: VAE decoder ablations" in text) or ("unstated, chosen is sd-vae-ft-mse" in text)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_plan_is_made_without_data_and_tells_hours_disk_and_what_they_rest_on(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
