@@ -181,8 +181,9 @@ def pick_device(name: str, ranks: Ranks = ALONE) -> torch.device:
             if device.index is not None:
                 raise RuntimeError("each of several ranks takes its own GPU")
             device = torch.device("cuda", ranks.local_rank % max(torch.cuda.device_count(), 1))
-            torch.cuda.set_device(device)
         torch.empty(1, device=device)
+        if device.index is not None and device.type == "cuda":
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

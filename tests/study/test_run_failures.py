@@ -208,3 +208,15 @@ def test_devices_that_several_ranks_cannot_have(name: str, reason: str) -> None:
         study.run.pick_device(name, Ranks(0, 2))
     assert str(refusal.value).startswith(f"machine.device={name!r} is not usable here ({reason}")
     assert study.run.pick_device("cpu", Ranks(1, 2)) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("name", "chosen"), [("cuda:1", [1]), ("cuda", [])])
+def test_the_gpu_that_is_named_becomes_the_current_one(
+    name: str, chosen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels are launched, and seeds and memory counted, on the current one."""
+    current: list[int | None] = []
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(device.index))
+    assert study.run.pick_device(name) == torch.device(name)
+    assert current == chosen
