@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from models.layers.devices import triton_runs_on
 
 WIDEST = 8192
-"""Rows that one program of the fused kernels holds."""
+"""Widest row that one program of the fused kernels holds."""
 
 
 def norm_modulate(x: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Tensor:
@@ -16,6 +16,7 @@ def norm_modulate(x: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -
     if _in_one_kernel(x):
         from models.layers import glue  # imports Triton
 
+        assert not list(norm.parameters()), "the kernel knows no weight and bias of the norm"
         return glue.norm_modulate(x, shift, scale, norm.eps)
     return modulate(norm(x), shift, scale)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from models.layers.derivatives import refuse_second, refuse_tangents
 from models.macs import Macs, real_fft
 from models.ssm import forms
 from models.ssm.chunked import ChunkTables, chunk_length, chunk_tables, chunked_conv, chunked_conv_backward
@@ -27,7 +28,6 @@ from models.ssm.conv import (
     two_sided_backward,
     two_way_conv,
 )
-from models.ssm.derivatives import refuse_second, refuse_tangents
 from models.ssm.forms import Form
 from models.ssm.kernel import (
     Modes,

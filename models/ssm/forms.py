@@ -14,7 +14,8 @@ from torch import Tensor
 from models.layers.devices import triton_runs_on
 from models.macs import real_fft
 
-HALF = (torch.bfloat16, torch.float16)
+HALF = (torch.bfloat16,)
+"""What the chunked forms take: their states, summed over a chunk, may leave float16's range."""
 
 SHORT_LENGTH = 128
 """Longest sequence that a GPU convolves as one Toeplitz product: 2L operations per output, and no states."""
@@ -34,7 +35,7 @@ class Form(Enum):
 
 
 def choose(u: Tensor, modes: int) -> Form:
-    """u (B, L, H) and modes per channel. Half precision on a GPU takes its matrix units; all else is exact."""
+    """u (B, L, H) and modes per channel. bf16 on a GPU takes its matrix units; all else is exact."""
     if u.device.type == "cpu" or u.dtype not in HALF:
         return Form.CONVOLUTION
     fits = u.shape[1] > SHORT_LENGTH and modes <= MOST_MODES

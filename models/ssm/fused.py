@@ -64,16 +64,17 @@ def fused_conv(x: Tensor, tables: FusedTables) -> Tensor:
     y = x.new_empty(streams, h, b, length)
     blocks = triton.cdiv(b, rows)
     waiting = _scratch(x, blocks * rows, n) if directions > streams else y
-    conv_kernel[(h, blocks)](
-        *(x, tables.filters, tables.modes, y, waiting),
-        *(b, length, *x.stride(), n),
-        C=CHUNK,
-        R=rows,
-        N=padded_modes(n),
-        DIRECTIONS=directions,
-        STREAMS=streams,
-        num_warps=warps,
-    )
+    with torch.cuda.device_of(x):  # where Triton launches; nothing on a CPU
+        conv_kernel[(h, blocks)](
+            *(x, tables.filters, tables.modes, y, waiting),
+            *(b, length, *x.stride(), n),
+            C=CHUNK,
+            R=rows,
+            N=padded_modes(n),
+            DIRECTIONS=directions,
+            STREAMS=streams,
+            num_warps=warps,
+        )
     return y
 
 
@@ -84,16 +85,17 @@ def fused_conv_backward(grad: Tensor, x: Tensor, modes: Modes, tables: FusedTabl
     grad_x = x.new_empty(x.shape)
     products = tables.filters.new_empty(streams, h, CHUNK, CHUNK)  # x^T dy within a chunk
     moments = tables.modes.new_empty(directions, h, 4, n)  # m0 and m1, each real then imaginary
-    conv_backward_kernel[(h,)](
-        *(x, grad, tables.filters, tables.modes, grad_x, _scratch(x, rows, n), products, moments),
-        *(b, length, *x.stride(), *grad.stride(), n),
-        C=CHUNK,
-        R=rows,
-        N=padded_modes(n),
-        DIRECTIONS=directions,
-        STREAMS=streams,
-        num_warps=warps,
-    )
+    with torch.cuda.device_of(x):  # where Triton launches; nothing on a CPU
+        conv_backward_kernel[(h,)](
+            *(x, grad, tables.filters, tables.modes, grad_x, _scratch(x, rows, n), products, moments),
+            *(b, length, *x.stride(), *grad.stride(), n),
+            C=CHUNK,
+            R=rows,
+            N=padded_modes(n),
+            DIRECTIONS=directions,
+            STREAMS=streams,
+            num_warps=warps,
+        )
     grad_filters = torch.stack([diagonal_sums(product) for product in products])
     m0, m1 = torch.complex(moments[:, :, 0], moments[:, :, 1]), torch.complex(moments[:, :, 2], moments[:, :, 3])
     return grad_x, *mode_gradients(grad_filters, m0, m1, modes)

@@ -35,7 +35,8 @@ def conv_kernel(
     DIRECTIONS: tl.constexpr,
     STREAMS: tl.constexpr,
 ):
-    channel, channels, count = tl.program_id(0).to(tl.int64), tl.num_programs(0), tl.cdiv(L, C)
+    channel, channels = tl.program_id(0).to(tl.int64), tl.num_programs(0).to(tl.int64)
+    count = tl.cdiv(L, C)
     tile = x.dtype.element_ty
     row = tl.program_id(1) * R + tl.arange(0, R)
     token = tl.arange(0, C)

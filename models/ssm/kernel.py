@@ -121,8 +121,8 @@ def _weights(modes: Modes) -> Tensor:
 
 def _doublings(a_re: Tensor, a_im: Tensor, length: int) -> Tensor:
     """exp(a 2^k) for all 2^k < length, (K, G, n); the exponents are exact."""
-    steps = torch.tensor([float(1 << k) for k in range((length - 1).bit_length())], device=a_re.device)
-    steps = steps.to(a_re.dtype)[:, None, None]
+    # Made on the device: a copy of numbers from Python would wait for all that is queued there.
+    steps = (1 << torch.arange((length - 1).bit_length(), device=a_re.device)).to(a_re.dtype)[:, None, None]
     log_size, phase = a_re * steps, a_im * steps
     # Below float64's resolution of the largest tap anyway; products of denormals are slow on a CPU.
     size = log_size.exp().masked_fill_(log_size < NEGLIGIBLE, 0)

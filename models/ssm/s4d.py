@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from models.denoiser import require, require_choice
+from models.layers.derivatives import refuse_tangents
 from models.macs import Macs
 from models.ssm import forms
 from models.ssm.cache import TableCache
 from models.ssm.core import model_macs, s4d, s4d_apply, s4d_tables
-from models.ssm.derivatives import refuse_tangents
 from models.ssm.kernel import Modes, discretise
 
 INITS = ("lin", "inv", "real")

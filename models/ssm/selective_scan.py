@@ -23,7 +23,7 @@ from torch.nn.functional import softplus as softplus_of
 from torch.utils.flop_counter import register_flop_formula
 
 from models.denoiser import require
-from models.ssm.derivatives import refuse_second, refuse_tangents
+from models.layers.derivatives import refuse_second, refuse_tangents
 
 # States alive at once, B x E x N x L of one tile: what a cache holds, or a modest share of a GPU.
 TILE_STATES_CPU, TILE_STATES_GPU = 2**19, 2**26

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import jvp
 
 from models.layers import glue
 from models.layers.modulation import modulate
+from tests.models.triton_tools import Guarded
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -72,3 +76,71 @@ def test_operators_are_registered_soundly() -> None:
     x, branch, shift, scale = (t.detach().float().contiguous().requires_grad_() for t in inputs(2, 6, 8))
     torch.library.opcheck(glue.norm_modulate_forward, (x, shift, scale, 1e-6, torch.float32))
     torch.library.opcheck(glue.gated_sum_forward, (x, shift, branch))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_one_condition_may_be_that_of_all_images(batch: int) -> None:
+    x, branch, _, _ = inputs(batch, 5, 8)
+    wide = [t.requires_grad_() for t in (x, *(torch.randn(1, 8, dtype=torch.float64) for _ in range(2)))]
+    leaves = [t.detach().float().requires_grad_() for t in wide]
+    norm = nn.LayerNorm(8, elementwise_affine=False, eps=1e-6)
+    compare(glue.norm_modulate(*leaves, norm.eps), modulate(norm(x), *wide[1:]), leaves, wide)
+    wide[2], leaves[2] = branch.requires_grad_(), branch.detach().float().requires_grad_()
+    compare(glue.gated_sum(*leaves), x + wide[1][:, None] * branch, leaves, wide)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in vars(glue) if name.endswith("_kernel")))
+def test_kernels_start_on_the_device_of_their_sequence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glue, name, guard := Guarded(getattr(glue, name), monkeypatch))
+    x, branch, shift, scale = (t.float().requires_grad_() for t in inputs(2, 5, 8))
+    (glue.norm_modulate(x, shift, scale, 1e-6) + glue.gated_sum(x, shift, branch)).sum().backward()
+    assert guard.launches == 1
+
+
+def test_the_statistics_alone_ask_for_no_gradient() -> None:
+    """Gradients that nobody asked for are not made up of zeros."""
+    x, _, shift, scale = (t.detach().float().contiguous().requires_grad_() for t in inputs(2, 5, 8))
+    _, mean, _ = glue.norm_modulate_forward(x, shift, scale, 1e-6, torch.float32)
+    (grad,) = torch.autograd.grad(mean.sum(), x, allow_unused=True)
+    assert grad is None
+
+
+def by_jvp(form: Callable[..., Tensor], given: list[Tensor], index: int) -> None:
+    jvp(lambda t: form(*given[:index], t, *given[index + 1 :]), (given[index],), (given[index],))
+
+
+def by_dual_number(form: Callable[..., Tensor], given: list[Tensor], index: int) -> None:
+    with forward_ad.dual_level():
+        form(*given[:index], forward_ad.make_dual(given[index], given[index]), *given[index + 1 :])
+
+
+def norm_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return glue.norm_modulate(x, shift, scale, 1e-6)
+
+
+def of(form: Callable[..., Tensor]) -> list[Tensor]:
+    x, branch, first, second = (t.float() for t in inputs(2, 5, 8))
+    return [x, first, second] if form is norm_modulate else [x, first, branch]
+
+
+@pytest.mark.parametrize("form", [norm_modulate, glue.gated_sum])
+@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("differentiate", [by_jvp, by_dual_number])
+def test_tangents_are_refused(form: Callable[..., Tensor], index: int, differentiate: Callable[..., None]) -> None:
+    with pytest.raises(NotImplementedError, match=rf"^glue::{form.__name__} has no forward-mode derivative: use rev"):
+        differentiate(form, of(form), index)
+
+
+@pytest.mark.parametrize("form", [norm_modulate, glue.gated_sum])
+def test_second_derivatives_are_refused(form: Callable[..., Tensor]) -> None:
+    given = [t.requires_grad_() for t in of(form)]
+    (first,) = torch.autograd.grad(form(*given).square().sum(), given[1], create_graph=True)
+    with pytest.raises(NotImplementedError, match=rf"^glue::{form.__name__} has no second derivative"):
+        first.sum().backward()
+
+
+@pytest.mark.parametrize("form", [norm_modulate, glue.gated_sum])
+def test_transforms_are_refused(form: Callable[..., Tensor]) -> None:
+    x, *others = of(form)
+    with pytest.raises(NotImplementedError, match=rf"^glue::{form.__name__} is not for torch.func"):
+        torch.func.grad(lambda t: form(t, *others).sum())(x)

@@ -6,11 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 SHARED_MEMORY = 227 * 1024  # bytes that one program may have on sm_90
 REGISTERS = 65536  # of one processor
@@ -23,6 +26,25 @@ def assert_passes_interpreted(file: Path) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Guarded:
+    """A kernel that may only be launched where the current device is that of its tensors."""
+
+    def __init__(self, kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.kernel, self.entered, self.launches = kernel, False, 0
+        monkeypatch.setattr(torch.cuda, "device_of", self.device_of)
+
+    @contextmanager
+    def device_of(self, tensor: torch.Tensor) -> Iterator[None]:
+        self.entered = True
+        yield
+        self.entered = False
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        assert self.entered, "launched on whichever device is the current one"
+        self.launches += 1
+        return self.kernel[grid]
 
 
 class Compiled(NamedTuple):

@@ -15,6 +15,7 @@ from benchmarks.exactness import LENGTHS, Case, computed, errors, excess, forced
 from models.ssm.forms import Form
 from models.ssm.s4d import S4D
 from tests.models.ssm.test_core import LAYOUTS
+from tests.models.triton_tools import Guarded
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -61,6 +62,26 @@ def test_long_sequences(case: Case) -> None:
 def test_any_batch_and_state(batch: int, modes: int) -> None:
     """Blocks of 16, 32 and 64 rows, one of them and several; padded modes and not."""
     assert found(Case(70, batch, 1, modes, 2, 1)) == []
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_several_blocks_of_rows_in_several_channels(streams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every channel and block of rows has its own place in the scratch: none is left unwritten.
+
+    Programs run one after the other here, so that two of them in one place would not disturb each other.
+    """
+    from models.ssm import fused
+
+    new, made = fused._scratch, list[torch.Tensor]()
+
+    def kept(x: torch.Tensor, rows: int, n: int) -> torch.Tensor:
+        made.append(new(x, rows, n))
+        return made[-1]
+
+    monkeypatch.setattr(fused, "_scratch", kept)
+    assert found(Case(70, 70, 3, 2, 2, streams)) == []
+    assert len(made) == 3 - streams
+    assert not any(scratch.isnan().any() for scratch in made)
 
 
 @pytest.mark.parametrize("held", ["channels first", "expanded", "every other token"])
@@ -122,3 +143,12 @@ def test_a_fast_decay_and_a_fast_phase() -> None:
             with forced(Form.FUSED):
                 actual = module(u)
         assert (actual - expected).norm() < 2e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["conv_kernel", "conv_backward_kernel"])
+def test_kernels_start_on_the_device_of_their_sequence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.ssm import fused
+
+    monkeypatch.setattr(fused, name, guard := Guarded(getattr(fused, name), monkeypatch))
+    assert found(Case(70)) == []
+    assert guard.launches > 0

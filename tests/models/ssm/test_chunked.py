@@ -135,11 +135,13 @@ class Sequence(NamedTuple):
         ("cuda", torch.float32, 1024, 32, True, Form.CONVOLUTION),
         ("cuda", torch.float64, 64, 32, True, Form.CONVOLUTION),
         ("cuda", torch.bfloat16, 1024, 32, True, Form.FUSED),
-        ("cuda", torch.float16, 129, 8, True, Form.FUSED),
+        ("cuda", torch.bfloat16, 129, 8, True, Form.FUSED),
+        ("cuda", torch.float16, 1024, 32, True, Form.CONVOLUTION),
         ("cuda", torch.bfloat16, 128, 32, True, Form.CHUNKED),
         ("cuda", torch.bfloat16, 1024, 64, True, Form.CHUNKED),
         ("cuda", torch.bfloat16, 1024, 32, False, Form.CHUNKED),
-        ("mps", torch.float16, 1024, 32, False, Form.CHUNKED),
+        ("mps", torch.bfloat16, 1024, 32, False, Form.CHUNKED),
+        ("mps", torch.float16, 1024, 32, False, Form.CONVOLUTION),
     ],
 )
 def test_one_place_chooses(

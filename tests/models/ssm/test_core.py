@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.ssm import conv, core
 from models.ssm.core import s4d, textbook
-from models.ssm.kernel import Modes, discretise, power_tables, split_kernel, vandermonde_kernel
+from models.ssm.kernel import Modes, discretise, integer_powers, power_tables, split_kernel, vandermonde_kernel
 from models.ssm.s4d import DISCRETISATIONS, initial_eigenvalues, s4d_macs
 
 LAYOUTS = ((1, 1), (2, 1), (2, 2))  # directions, streams: forward, sum, concat
@@ -289,3 +289,12 @@ def test_macs_by_hand() -> None:
 
 def _parts(fft: int, kernel: int) -> dict[str, int]:
     return {"matmul": 0, "attention": 0, "fft": fft, "scan": 0, "kernel": kernel, "elementwise": 0}
+
+
+def test_powers_are_made_where_their_modes_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers copied from Python would wait for everything that an accelerator has queued."""
+    modes = Modes(*(torch.rand(2, 3, 4) - 1 for _ in range(4)))
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("copied from Python"))
+    powers = integer_powers(modes, 9)
+    expected = torch.exp(torch.complex(modes.a_re, modes.a_im)[:, :, None] * torch.arange(9)[:, None])
+    torch.testing.assert_close(powers, expected)
