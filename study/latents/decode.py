@@ -10,11 +10,9 @@ import torch
 from models.denoiser import require
 from study.data import DataConfig, offered, to_uint8
 from study.latents.autoencoder import INSTALL, load_autoencoder
-from study.latents.folder import read_folder
+from study.latents.folder import AUTOENCODER, read_folder, wrong_beside
 from study.sample import Decode
 from study.strict import ConfigError
-
-AUTOENCODER = "autoencoder"
 
 
 def check_decoder(config: DataConfig) -> None:
@@ -23,9 +21,13 @@ def check_decoder(config: DataConfig) -> None:
         return
     if find_spec("diffusers") is None:
         raise ConfigError(f"{INSTALL} (or sample.count=0)")
-    folder = Path(str(config.path)).expanduser() / AUTOENCODER
+    path = Path(str(config.path)).expanduser()
+    folder = path / AUTOENCODER
     valid = "the autoencoder that made the latents, to decode samples with (or sample.count=0)"
     require((folder / "config.json").is_file(), "data.path", str(folder), valid)
+    wrong = next(wrong_beside(path, thorough=False), None)
+    if wrong is not None:
+        raise ConfigError(f"{wrong} (or sample.count=0)")
 
 
 def decoder_of(config: DataConfig, device: torch.device) -> Decode:

@@ -22,6 +22,8 @@ import numpy as np
 from study.atomic import canonical_json, sha256_of, write_file, write_json
 
 FORMAT = 1
+MISSING = "is missing: encode again"
+DAMAGED = "is damaged: its checksum is not the one recorded; remove it, and encode again"
 PLAN, INDEX, LABELS = "plan.json", "latents.json", "labels.npy"
 
 
@@ -119,9 +121,10 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def read_shard(folder: Path, number: int) -> Shard | None:
-    """The record of a shard; None if it is not there yet."""
-    path = shard_path(folder, number).with_suffix(".json")
-    if not path.exists():
+    """The record of a shard; None if it, or the shard, is not there yet."""
+    array = shard_path(folder, number)
+    path = array.with_suffix(".json")
+    if not path.exists() or not array.exists():
         return None
     record = read_json(path)
     try:
@@ -172,12 +175,15 @@ def read_index(folder: Path) -> Mapping[str, Any]:
     return index
 
 
-def read_labels(folder: Path, count: int) -> np.ndarray:
-    """int64 (count,), of the first images."""
+def read_labels(folder: Path, count: int, sha256: str) -> np.ndarray:
+    """int64 (count,), of the first images; all must have this checksum."""
     try:
-        labels = np.load(folder / LABELS, allow_pickle=False)
+        content = (folder / LABELS).read_bytes()
+        labels = np.load(io.BytesIO(content), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise LatentsError(f"{folder / LABELS} cannot be read: {first_line(error)}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise LatentsError(f"{folder / LABELS} {DAMAGED}")
     if labels.dtype != np.int64 or labels.ndim != 1 or len(labels) < count:
         raise LatentsError(f"{folder / LABELS} is {labels.dtype} {labels.shape}: must be int64, one per image")
     return labels[:count]
@@ -203,9 +209,9 @@ def damaged(folder: Path) -> Iterator[str]:
     paths = [shard_path(folder, number) for number in range(plan.shards)]
     for path in [*paths, folder / LABELS]:
         if not path.exists():
-            yield f"{path} is missing"
+            yield f"{path} {MISSING}"
         elif sha256_of(path) != (index["labels_sha256"] if path.name == LABELS else listed.get(path.name)):
-            yield f"{path} is damaged: its checksum is not the one recorded"
+            yield f"{path} {DAMAGED}"
 
 
 def first_line(error: Exception) -> str:

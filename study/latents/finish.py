@@ -10,25 +10,24 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from study.atomic import remove_leftovers
+from study.atomic import remove_leftovers, sync
 from study.data import DataConfig, load, to_uint8
 from study.latents.autoencoder import Autoencoder
-from study.latents.decode import AUTOENCODER
 from study.latents.encode import CLAIMS, once
-from study.latents.folder import RECORD, write_reference
+from study.latents.folder import AUTOENCODER, is_whole, write_record, write_reference
 
 BATCH = 64  # reference images read at once
 
 
 def finish(out: Path, config: DataConfig, autoencoder: Autoencoder) -> None:
-    """By whichever worker comes first; the others wait."""
+    """By whichever worker comes first; the others wait. What was lost or cut short later is made again."""
 
     def copy() -> None:
         remove_leftovers(out)
         _copy_autoencoder(out / AUTOENCODER, autoencoder)
         _copy_reference(out, config)
 
-    once(out / CLAIMS, (out / RECORD).exists, copy)
+    once(out / CLAIMS, lambda: is_whole(out), copy)
 
 
 def _copy_autoencoder(folder: Path, autoencoder: Autoencoder) -> None:
@@ -37,6 +36,7 @@ def _copy_autoencoder(folder: Path, autoencoder: Autoencoder) -> None:
     cast(Any, autoencoder.network).save_pretrained(str(folder), safe_serialization=True)
     for file in folder.iterdir():  # as readable as the folder: stores are shared
         file.chmod(folder.stat().st_mode & 0o666)
+        sync(file)
 
 
 def _copy_reference(out: Path, config: DataConfig) -> None:
@@ -48,4 +48,5 @@ def _copy_reference(out: Path, config: DataConfig) -> None:
             index = torch.arange(start, min(start + BATCH, len(source)))
             yield to_uint8(source.batch(index)).numpy()  # exactly the bytes it was made of
 
-    write_reference(out, batches(), (len(source), *source.shape), labels)
+    write_reference(out, batches(), (len(source), *source.shape))
+    write_record(out, labels)

@@ -2,8 +2,8 @@
 
 <path>/train/  <path>/heldout/    latents (study/latents/files.py)
 <path>/reference.npy              uint8 (N, 3, H, W): real images, for samples to be scored against
-<path>/reference.json             their labels and checksum
 <path>/autoencoder/               a copy of what encoded them, to decode samples with
+<path>/reference.json             labels of the reference images; size and checksum of these files, but for the latents
 """
 
 from __future__ import annotations
@@ -13,15 +13,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from study.atomic import sha256_of, write_file, write_json
+from study.atomic import canonical_json, sha256_of, write_file, write_json
 from study.data.images import ImageSet
-from study.latents.files import INDEX, EncodingPlan, LatentsError, damaged, first_line, read_index, read_json, read_plan
+from study.latents.files import (
+    DAMAGED,
+    INDEX,
+    MISSING,
+    EncodingPlan,
+    LatentsError,
+    damaged,
+    first_line,
+    read_index,
+    read_json,
+    read_plan,
+)
 
 REFERENCE, RECORD = "reference.npy", "reference.json"
+AUTOENCODER = "autoencoder"
 LATENT_SPLITS = ("train", "heldout")
 
 
@@ -33,7 +46,7 @@ class LatentFolder:
     train: EncodingPlan
     heldout: EncodingPlan
     reference: int
-    digest: str  # of everything in it
+    digest: str  # of all that is trained on and compared with
 
     @property
     def pixels(self) -> int:
@@ -60,16 +73,34 @@ def _read_folder(path: Path, times: tuple[int, ...]) -> LatentFolder:
     return LatentFolder(path, train, heldout, len(record["labels"]), digest[:32])
 
 
-def read_record(path: Path) -> dict[str, list[int] | str]:
-    """What is known of the reference images without reading them."""
+def read_record(path: Path) -> dict[str, Any]:
+    """What is known, without reading them, of the reference images and the autoencoder."""
     record = read_json(path / RECORD)
-    if not {"sha256", "labels", "classes"} <= record.keys():
-        raise LatentsError(f"{path / RECORD} does not describe reference images")
+    if not {"sha256", "labels", "files"} <= record.keys() or REFERENCE not in record["files"]:
+        raise LatentsError(f"{path / RECORD} does not describe reference images and an autoencoder: encode again")
+    if record["sha256"] != _digest(record):
+        raise LatentsError(f"{path / RECORD} {DAMAGED}")
     return record
 
 
-def write_reference(path: Path, images: Iterator[np.ndarray], shape: tuple[int, ...], labels: list[int]) -> None:
-    """uint8 (N, 3, H, W), batch by batch; the record last."""
+def write_record(path: Path, labels: list[int]) -> None:
+    """Of the files that are there."""
+    names = [REFERENCE, *(f"{AUTOENCODER}/{file.name}" for file in sorted((path / AUTOENCODER).iterdir()))]
+    files = {name: {"bytes": (path / name).stat().st_size, "sha256": sha256_of(path / name)} for name in names}
+    record = {"labels": labels, "files": files}
+    write_json(path / RECORD, {"sha256": _digest(record), **record})
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """Of the reference images and their labels. An autoencoder's files may say where it lay: its weights are in the
+    digests of the latents.
+    """
+    known = {"images": record["files"][REFERENCE]["sha256"], "labels": record["labels"]}
+    return hashlib.sha256(canonical_json(known).encode()).hexdigest()
+
+
+def write_reference(path: Path, images: Iterator[np.ndarray], shape: tuple[int, ...]) -> None:
+    """uint8 (N, 3, H, W), batch by batch."""
 
     def write(temporary: Path) -> None:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
@@ -80,7 +111,6 @@ def write_reference(path: Path, images: Iterator[np.ndarray], shape: tuple[int, 
         array.flush()
 
     write_file(path / REFERENCE, write)
-    write_json(path / RECORD, {"sha256": sha256_of(path / REFERENCE), "classes": max(labels) + 1, "labels": labels})
 
 
 def open_reference(path: Path, name: str, count: int, classes: int) -> ImageSet:
@@ -101,7 +131,24 @@ def problems(path: Path) -> Iterator[str]:
     """One line for every file of a latent set that is not as it was written; reads all of them."""
     for split in LATENT_SPLITS:
         yield from damaged(path / split)
-    if not (path / REFERENCE).exists():
-        yield f"{path / REFERENCE} is missing"
-    elif sha256_of(path / REFERENCE) != read_record(path)["sha256"]:
-        yield f"{path / REFERENCE} is damaged: its checksum is not the one recorded"
+    yield from wrong_beside(path, thorough=True)
+
+
+def wrong_beside(path: Path, thorough: bool) -> Iterator[str]:
+    """The same of what lies beside the latents; unless it is to be thorough, files are looked at but not read."""
+    for name, known in read_record(path)["files"].items():
+        file = path / name
+        if not file.exists():
+            yield f"{file} {MISSING}"
+        elif file.stat().st_size != known["bytes"]:
+            yield f"{file} is damaged: it has {file.stat().st_size} bytes, not {known['bytes']}; encode again"
+        elif thorough and sha256_of(file) != known["sha256"]:
+            yield f"{file} {DAMAGED}"
+
+
+def is_whole(path: Path) -> bool:
+    """Whether what lies beside the latents is there, as far as sizes tell."""
+    try:
+        return (path / RECORD).exists() and not any(wrong_beside(path, thorough=False))
+    except LatentsError:
+        return False

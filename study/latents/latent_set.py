@@ -98,7 +98,11 @@ def open_latents(folder: Path, name: str, count: int, labelled: bool = True) -> 
     plan, index = read_plan(folder), read_index(folder)
     require(0 < count <= plan.count, "count", count, f"within 1..{plan.count}, all that {folder} has")
     classes = plan.classes if labelled else 0
-    labels = torch.from_numpy(read_labels(folder, count)) if classes else torch.zeros(count, dtype=torch.int64)
+    labels = (
+        torch.from_numpy(read_labels(folder, count, index["labels_sha256"]))
+        if classes
+        else torch.zeros(count, dtype=torch.int64)
+    )
     meaning = f"{index['sha256']}, {count} images, {classes} classes"
     digest = hashlib.sha256(meaning.encode()).hexdigest()
     return LatentSet(name, folder, plan, labels, classes, digest, count, torch.device("cpu"))

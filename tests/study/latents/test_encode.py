@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -15,7 +16,8 @@ from study.data import DataConfig, load
 from study.data.__main__ import main as data
 from study.latents.command import main, who
 from study.latents.files import EncodingPlan, open_shard, read_plan, read_shard
-from tests.study.latents.tiny import contents, encoding, save_autoencoder, words
+from study.latents.folder import read_folder, write_record
+from tests.study.latents.tiny import WEIGHTS, contents, encoding, save_autoencoder, words
 
 
 def test_latents_are_the_autoencoder_s_posteriors(latents: Path, autoencoder: Path) -> None:
@@ -90,7 +92,8 @@ def test_one_flipped_bit_is_found_and_named(latents: Path, tmp_path: Path, capsy
         return capsys.readouterr().out
 
     assert "damaged" not in checked(0)
-    for name in ("train/00001.npy", "heldout/00000.npy", "train/labels.npy", "reference.npy"):
+    beside = ("reference.npy", "autoencoder/config.json", f"autoencoder/{WEIGHTS}")
+    for name in ("train/00001.npy", "heldout/00000.npy", "train/labels.npy", *beside):
         content = bytearray((copy / name).read_bytes())
         content[len(content) // 2] ^= 1
         (copy / name).write_bytes(content)
@@ -101,6 +104,36 @@ def test_one_flipped_bit_is_found_and_named(latents: Path, tmp_path: Path, capsy
         (copy / name).write_bytes(content)
     (copy / "train/00002.npy").unlink()
     assert f"{copy / 'train/00002.npy'} is missing" in checked(1)
+
+
+def test_what_was_lost_or_cut_short_is_made_again(autoencoder: Path, latents: Path, tmp_path: Path) -> None:
+    """A shard, labels, the autoencoder's copy and a reference image: the same command repairs them all."""
+    copy = tmp_path / "copy"
+    shutil.copytree(latents, copy)
+    for name in ("train/00001.npy", "reference.npy"):
+        (copy / name).unlink()
+    for name in ("heldout/labels.npy", f"autoencoder/{WEIGHTS}"):
+        (copy / name).write_bytes((copy / name).read_bytes()[:-4])
+    assert main(words(copy, autoencoder)) == 0
+    assert contents(copy) == contents(latents)
+
+
+def test_other_labels_are_other_data(latents: Path, tmp_path: Path) -> None:
+    """Changed by hand they are refused when they are read; written anew, they are another set."""
+    copy = tmp_path / "copy"
+    shutil.copytree(latents, copy)
+    known = read_folder(copy).digest
+    record = json.loads((copy / "reference.json").read_text(encoding="utf-8"))
+    record["labels"][3] += 1
+    (copy / "reference.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"reference\.json is damaged"):
+        read_folder(copy)
+    write_record(copy, record["labels"])
+    assert read_folder(copy).digest != known
+    labels = np.load(copy / "train/labels.npy")
+    np.save(copy / "train/labels.npy", (labels + 1) % 10)
+    with pytest.raises(ValueError, match=r"labels\.npy is damaged"):
+        load(DataConfig("latents", path=str(copy)), "train")
 
 
 def test_others_latents_are_not_added_to(

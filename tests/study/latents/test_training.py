@@ -24,7 +24,7 @@ from study.results import read_rows
 from study.run import run
 from study.run_directory import RunDirectory, Status, read_curve
 from study.strict import ConfigError
-from tests.study.latents.tiny import save_autoencoder, torchrun
+from tests.study.latents.tiny import WEIGHTS, save_autoencoder, torchrun
 from tests.study.ranked import do_run, kill_rank_0, stop_rank_3, together
 from tests.study.short_run import RUN
 
@@ -124,6 +124,16 @@ def test_training_never_touches_the_autoencoder(latents: Path, tmp_path: Path, m
     with pytest.raises(ConfigError, match="must be the autoencoder that made the latents"):
         run(configured("dit-tiny", copy, tmp_path))
     assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_a_truncated_autoencoder_is_named_before_training(latents: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "latents"
+    shutil.copytree(latents, copy)
+    weights = copy / "autoencoder" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match=rf"{WEIGHTS} is damaged: it has \d+ bytes, not \d+; encode again"):
+        run(configured("dit-tiny", copy, tmp_path))
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
 
 
 def test_another_autoencoder_beside_the_latents_is_refused(latents: Path, tmp_path: Path) -> None:

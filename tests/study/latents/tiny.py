@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 NAME_A_PLACE = ("plan.json", "config.json")
+WEIGHTS = "diffusion_pytorch_model.safetensors"  # in an autoencoder's folder
 BLOCKS = 4  # of which three halve the sides: factor 8, as Stable Diffusion's
 
 
