@@ -15,9 +15,9 @@ from study.bench.block import BenchConfig
 from study.bench.config import Cell, Network, Protocol, Subject, spelling_of
 from study.bench.forecast import Known
 from study.bench.process import RefusedError
-from study.bench.rows import Measured
+from study.bench.rows import OUT_OF_MEMORY, THROUGHPUT, Measured
 from study.bench.store import TABLE, machine_folder, save
-from study.bench.suite import run_suite
+from study.bench.suite import common_batch, run_suite, table_of
 from study.bench.table import print_lines
 from study.compose import DEFAULTS
 from study.cost.summary import at_pixels
@@ -38,9 +38,16 @@ class Part:
     cells: tuple[Cell, ...]  # the first is the baseline
 
     def done(self, known: Known, protocol: Protocol) -> bool:
-        """Whether every cell was timed by this protocol, against this baseline, and none was rejected."""
+        """Whether every cell was timed by this protocol, against this baseline, none was rejected, and throughput
+        was told at the largest batch that all of them fit."""
         first = self.cells[0].subject.name
-        return all(_stands(known.rows.get(cell.id, []), cell, first, protocol) for cell in self.cells)
+        rows = {cell.id: known.rows.get(cell.id, []) for cell in self.cells}
+        if not all(_stands(rows[cell.id], cell, first, protocol) for cell in self.cells):
+            return False
+        fits = {identity: all(row.metric != OUT_OF_MEMORY for row in told) for identity, told in rows.items()}
+        batch = common_batch(self.cells, fits)
+        common = [cell for cell in self.cells if cell.batch == batch and cell.mode in THROUGHPUT]
+        return all(any(row.metric == THROUGHPUT[cell.mode] for row in rows[cell.id]) for cell in common)
 
 
 def bench_sweep(sweep: Sweep, force: bool, plan_only: bool) -> int:
@@ -67,14 +74,19 @@ def _block(sweep: Sweep) -> BenchConfig:
 
 
 def families(plan: Plan) -> list[list[Point]]:
-    """Points that share a baseline, which comes first; repetitions are one network and left out."""
+    """Points that share a baseline, which comes first; of points that are one network, such as repetitions or those
+    of an axis that only training knows, the first."""
     found: dict[str, dict[tuple[str, tuple[int, int]], Point]] = {}
     for point in sorted(plan.points, key=lambda point: not is_baseline(plan.sweep, point.values)):
         partner = partner_values(plan.sweep, point.values) if plan.sweep.baseline else {}
         key = canonical_json({name: value for name, value in partner.items() if name not in REPLICATES})
         network = (spelled_point(plan.sweep, point), point.config.backbone.size)
         found.setdefault(key, {}).setdefault(network, point)
-    return [list(points.values()) for points in found.values()]
+    merged: dict[tuple[str, tuple[int, int]], dict[tuple[str, tuple[int, int]], Point]] = {}
+    for points in found.values():
+        baseline = merged.setdefault(next(iter(points)), {})
+        baseline.update({network: point for network, point in points.items() if network not in baseline})
+    return [list(points.values()) for points in merged.values()]
 
 
 def spelled_point(sweep: Sweep, point: Point) -> str:
@@ -102,7 +114,7 @@ def _cells(sweep: Sweep, block: BenchConfig, family: Sequence[Point]) -> list[Ce
 def parts(cells: Sequence[Cell]) -> list[Part]:
     found: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
-        found.setdefault(replace(cell, batch=1).group, []).append(cell)
+        found.setdefault(table_of(cell), []).append(cell)
     return [Part(tuple(members)) for members in found.values()]
 
 
@@ -147,7 +159,7 @@ def _measure(cells: Sequence[Cell], block: BenchConfig, folder: Path) -> None:
         save(folder, found, block.protocol)
 
     try:
-        keep(run_suite(cells, block.protocol, block.memory, _tell, keep))  # again, with the largest common batch known
+        run_suite(cells, block.protocol, block.memory, _tell, keep)
     except RefusedError as error:
         raise ConfigError(" ".join(str(error).split())) from error
 

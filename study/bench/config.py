@@ -55,7 +55,9 @@ class Protocol:
     @property
     def name(self) -> str:
         """Rows of one name were timed alike."""
-        return f"bench-{VERSION}-n{self.min_samples}-s{self.min_seconds:g}-p{self.repeats}-b{self.blocks}"
+        bounds = (self.noisy, self.rejected)
+        judged = "" if bounds == (Protocol.noisy, Protocol.rejected) else "-q{:g}-{:g}".format(*bounds)
+        return f"bench-{VERSION}-n{self.min_samples}-s{self.min_seconds:g}-p{self.repeats}-b{self.blocks}{judged}"
 
 
 @cache

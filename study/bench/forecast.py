@@ -12,6 +12,7 @@ from study.bench.store import read_cell
 from study.bench.timing import LEAST_SAMPLE, WINDOW
 from study.estimate import GUESSED_GMACS_PER_SECOND
 from study.results import Row, read_rows
+from study.strict import ConfigError
 
 START = 0.6  # seconds of a fresh process until its first call: fork, build, read
 STANDING = 2 * WINDOW + 1  # calls of a warm-up that is soon stable
@@ -21,7 +22,7 @@ class Known:
     """Seconds per call, by cell, and the rate that the machine reached in all of them."""
 
     def __init__(self, folder: Path) -> None:
-        self.rows = {file.parent.name: read_rows(file) for file in sorted(folder.glob("runs/*/rows.jsonl"))}
+        self.rows = {file.parent.name: _rows(file) for file in sorted(folder.glob("runs/*/rows.jsonl"))}
         rates = [_rate(read_cell(folder, cell), rows) for cell, rows in self.rows.items()]
         self.rates = [rate for rate in rates if rate]
 
@@ -44,6 +45,13 @@ class Known:
         warm = min(max(1.0, protocol.min_seconds), STANDING * max(call, least)) + call
         taken = max(protocol.min_seconds, max(protocol.min_samples, protocol.repeats * protocol.blocks) * call)
         return protocol.repeats * (START + warm) + taken + memory * (START + 3 * call)
+
+
+def _rows(file: Path) -> list[Row]:
+    try:
+        return read_rows(file)
+    except ValueError as error:
+        raise ConfigError(f"{error} [damaged; remove {file.parent} to have the cell timed again]") from error
 
 
 def _seconds(rows: Sequence[Row]) -> float | None:

@@ -15,6 +15,8 @@ from study.results import Row
 from study.strict import to_tree
 
 STEM = {"forward": "latency", "train": "train_step", "sample": "sample"}
+THROUGHPUT = {"forward": "throughput", "train": "train_throughput"}
+OUT_OF_MEMORY = "out_of_memory"
 MS = 1e3
 
 
@@ -121,7 +123,7 @@ def rows_of(lines: Sequence[Line], protocol: Protocol) -> list[Row]:
         )
 
     if measured.outcome.out_of_memory:
-        return [row("out_of_memory", 1, "")]
+        return [row(OUT_OF_MEMORY, 1, "")]
     numbers = [number for line in lines for number in _timed(line)] + list(_derived(lines[0], protocol))
     return [row(*number) for number in numbers]
 
@@ -153,9 +155,8 @@ def _derived(line: Line, protocol: Protocol) -> Iterator[Number]:
     if line.reported is not None:
         summary = summarise(taken, clock, protocol)
         yield f"{metric}_{other}_ms", summary.median * MS, "ms", summary.n, None
-        if measured.common and line.images_per_second is not None and cell.mode != "sample":
-            name = "throughput" if cell.mode == "forward" else "train_throughput"
-            yield name, line.images_per_second, "images/s", summary.n, None
+        if measured.common and line.images_per_second is not None and cell.mode in THROUGHPUT:
+            yield THROUGHPUT[cell.mode], line.images_per_second, "images/s", summary.n, None
         if line.mfu is not None:
             yield f"{metric}_mfu", line.mfu, "", summary.n, None
     macs = cell.subject.macs()

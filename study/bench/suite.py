@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,11 +21,13 @@ LEAST_WARM_UP = 1.0  # seconds allowed
 def run_suite(
     cells: Sequence[Cell], protocol: Protocol, memory: bool, tell: Tell, done: Callable[[list[Measured]], object]
 ) -> list[Measured]:
-    """Time every group of cells; `done` hears of each group as it ends, so that nothing measured is lost."""
+    """Time every group of cells; `done` hears of each group as it ends, so that nothing measured is lost, and with
+    the last group of a table of the whole table: its largest common batch is known then."""
     groups: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.group, []).append(cell)
     peaks = _peaks(cells, protocol)
+    left = Counter(table_of(members[0]) for members in groups.values())
     everything: list[Measured] = []
     for number, members in enumerate(groups.values(), start=1):
         words = f"{number}/{len(groups)} {members[0].subject.shape} {members[0].mode} batch {members[0].batch}"
@@ -34,8 +37,12 @@ def run_suite(
             if memory:
                 each.memory, each.energy = _resources(each.cell, each.outcome.out_of_memory)
         everything += found
+        table = table_of(members[0])
+        left[table] -= 1
+        if not left[table]:
+            found = [each for each in everything if table_of(each.cell) == table]
+            mark_common(found)
         done(found)
-    mark_common(everything)
     return everything
 
 
@@ -77,12 +84,19 @@ def _resources(cell: Cell, out_of_memory: str) -> tuple[dict[str, Any], dict[str
 
 
 def mark_common(measured: Sequence[Measured]) -> None:
-    """Find the largest batch that every subject of a table fits: throughput is told at that one."""
-    tables: dict[tuple[object, ...], list[Measured]] = {}
+    """Find the largest batch that every subject of this table fits: throughput is told at that one."""
+    fitting = {each.cell.id: not each.outcome.out_of_memory for each in measured}
+    batch = common_batch([each.cell for each in measured], fitting)
     for each in measured:
-        tables.setdefault(replace(each.cell, batch=1).group, []).append(each)
-    for members in tables.values():
-        lost = {each.cell.batch for each in members if each.outcome.out_of_memory}
-        fits = {each.cell.batch for each in members} - lost
-        for each in members:
-            each.common = bool(fits) and each.cell.batch == max(fits)
+        each.common = each.cell.batch == batch
+
+
+def common_batch(cells: Sequence[Cell], fits: Mapping[str, bool]) -> int | None:
+    """Of one table; None if there is no batch at which every cell fits."""
+    lost = {cell.batch for cell in cells if not fits[cell.id]}
+    return max({cell.batch for cell in cells} - lost, default=None)
+
+
+def table_of(cell: Cell) -> tuple[object, ...]:
+    """What cells have in common that are compared, at whatever batch."""
+    return replace(cell, batch=1).group

@@ -41,7 +41,7 @@ def test_rows_are_a_result_store_with_where_they_come_from(measured: Path) -> No
     assert (latency["low"] <= latency["value"]).all()
     for fact in ("cpu", "torch", "commit", "threads", "pinned", "allocator", "peak_gflops"):
         assert frame[f"provenance.{fact}"].notna().all(), fact
-    assert frame["protocol"].unique().tolist() == ["bench-1-n4-s0-p2-b2"]
+    assert frame["protocol"].unique().tolist() == ["bench-1-n4-s0-p2-b2-q0.1-1000"]
     metrics = set(frame["metric"])
     assert {"train_step_ms", "train_forward_ms", "train_backward_ms", "train_optimiser_ms"} <= metrics
     assert {"throughput", "train_throughput", "latency_mfu", "latency_ratio", "growth_mib"} <= metrics

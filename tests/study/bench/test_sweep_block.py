@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from study.bench import command
+from study.bench import command, suite
 from study.bench.block import BenchConfig
 from study.bench.command import families, parts
 from study.bench.config import Cell, Network, Spin, spelled, spelling_of
@@ -124,6 +124,44 @@ def test_cells_are_measured_once_and_again_when_asked(
     assert main([*words, "--force"]) == 0
     assert len(measured.pop()) == 2
     assert len(pd.read_csv(folder / "table.csv")["cell"].unique()) == 6
+
+
+def test_a_sweep_killed_between_tables_goes_on_and_tells_throughput(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tables of two batches; killed in the second one."""
+    begun: list[int] = []
+    stop_at = 4
+    real = suite.run_group
+
+    def killed(members, *rest):  # type: ignore[no-untyped-def]
+        begun.append(members[0].batch)
+        if len(begun) == stop_at:
+            raise KeyboardInterrupt
+        return real(members, *rest)
+
+    monkeypatch.setattr(suite, "run_group", killed)
+    words = [file_of(tmp_path), f"results={tmp_path / 'results'}", "bench.batch=[1,2]", "bench.mode=[forward,train]"]
+    assert main([*words, "bench.memory=false"]) == 130
+    assert begun == [1, 2, 1, 2]
+    stop_at = 0
+    assert main([*words, "bench.memory=false"]) == 0
+    assert begun[4:] == [1, 2]  # what was a whole table is left alone
+    folder = machine_folder("cpu", tmp_path / "results" / "bench")
+    told = [row.metric for file in folder.glob("runs/*/rows.jsonl") for row in read_rows(file)]
+    assert (told.count("throughput"), told.count("train_throughput")) == (2, 2)
+    assert main([*words, "bench.memory=false"]) == 0
+    assert len(begun) == 6
+    file = next(file for file in folder.glob("runs/*/rows.jsonl") if "train_throughput" in file.read_text("utf-8"))
+    write_rows(file, [row for row in read_rows(file) if row.metric != "train_throughput"])  # as once was left
+    assert main([*words, "bench.memory=false"]) == 0
+    assert begun[6:] == [1, 2]
+
+
+def test_an_axis_that_changes_no_network_adds_no_cell() -> None:
+    text = TEXT.replace("  seed", "  train.lr: [0.001, 0.002]\n  seed")
+    (family,) = families(make_plan(parse_sweep(text, "speed")))
+    assert [point.config.backbone for point in family] == [spelled("dit-tiny"), spelled("diffussm-tiny")]
 
 
 def test_what_was_too_noisy_is_told_and_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
