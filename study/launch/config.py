@@ -141,7 +141,7 @@ def launcher_from(given: Any) -> LauncherConfig:
         raise ConfigError(f"launcher={given!r} is not valid: must be a name or a mapping")
     rest = _nested(tree)
     name = rest.pop("name", "local")
-    if name not in LAUNCHERS:
+    if not isinstance(name, str) or name not in LAUNCHERS:
         raise ConfigError(f"launcher={name!r} is not valid{nearest(str(name), list(LAUNCHERS))}")
     return from_tree(LAUNCHERS[name], {**to_tree(LAUNCHERS[name]()), **rest}, "launcher")
 

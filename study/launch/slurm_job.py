@@ -196,7 +196,7 @@ class Body:
 
         before = current().first_alone(lambda: note_silent_end(task))
         failed_here = before.status is Status.FAILED and before.heartbeat > self.submission.submitted
-        if failed_here:
+        if failed_here and not self.submission.search:  # a search asks only for what it wants done, or done again
             say(f"{task.run} {before.status}")
             return before
         self.images = before.images
