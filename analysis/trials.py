@@ -16,6 +16,7 @@ BINS = 4  # of a dial with many values, with equally many trials each
 RESAMPLES = 400
 LEAST = 4  # trials from which anything can be said
 STATES = {"complete": "complete", "pruned": "pruned", "fail": "failed"}  # as the search says it, as figures do
+OUTSIDE = "infeasible"  # done, and outside the search's constraints
 
 Trial: TypeAlias = tuple[int, str, float, str]
 
@@ -28,13 +29,16 @@ def trials(rows: Rows, metric: str) -> pd.DataFrame:
 
 
 def _recorded(path: Path, metric: str) -> list[Trial]:
-    """As the search left them; a trial over several seeds is named by its first run."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return [
-        (number, next(iter(trial["runs"]), ""), trial["objectives"].get(metric, np.nan), STATES[trial["state"]])
-        for number, trial in enumerate(found)
-        if trial["state"] in STATES
-    ]
+    """As the search left them; a trial over several seeds is named by its first run. What a pruned one reported
+    last is no result."""
+    lines = []
+    for number, trial in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+        if trial["state"] in STATES:
+            whole = trial["state"] == "complete"
+            value = trial["objectives"].get(metric, np.nan) if whole else np.nan
+            state = STATES[trial["state"]] if trial.get("feasible", True) or not whole else OUTSIDE
+            lines.append((number, next(iter(trial["runs"]), ""), value, state))
+    return lines
 
 
 def _planned(rows: Rows, metric: str) -> list[Trial]:

@@ -14,6 +14,8 @@ from typing import Any
 from study.strict import ConfigError
 from study.sweep_file import Sweep, read_sweep
 
+OPEN = ("waiting", "running")  # trials to come: what is best now need not be in the end
+
 
 class Tuned:
     """What one search found, by family."""
@@ -29,14 +31,21 @@ class Tuned:
         per = search.search.per
         mine = [line for line in lines if not per or line["values"][per] == presets.get(per)]
         done = [line for line in mine if line["state"] == "complete"]
-        if not done:
-            family = f" of {per}={presets.get(per)}" if per else ""
+        within = [line for line in done if line.get("feasible", True)]
+        unfinished = sum(line["state"] in OPEN for line in lines)
+        family = f" of {per}={presets.get(per)}" if per else ""
+        if not mine or not (done or unfinished):
             raise self._error(f"{folder} has no finished trial{family}")
+        if unfinished:
+            told = f"{unfinished} of {len(lines)} trials are not done"
+            raise self._error(f"{folder} is an unfinished search, {told}: its own command continues it")
+        if not within:
+            raise self._error(f"{folder} has no finished trial{family} within the constraints")
         (metric, direction), *more = search.search.directions.items()
         if more:
             raise self._error(f"{folder} has several objectives, and no one best trial")
         sign = 1 if direction == "minimize" else -1
-        best = min(done, key=lambda line: sign * line["objectives"][metric])
+        best = min(within, key=lambda line: sign * line["objectives"][metric])
         return {key: value for key, value in best["values"].items() if key != per}
 
     def _error(self, reason: str) -> ConfigError:

@@ -15,6 +15,8 @@ from analysis.style import FAINT, GREY, MARKERS, canvas, caption, colour, drawin
 from study.results import is_higher_better
 
 NOTHING = "No search was run yet: a sweep file with a search block, such as sweeps/tune_lr.yaml, runs one."
+MARKS = {"pruned": "|", "failed": "x", "infeasible": "+"}
+USUAL = ("pruned", "failed")
 MOST_DIALS = 6
 MOST_TICKS = 6  # of a dial with few whole values, each of them
 WIDE = 8  # times the least value: from there a dial is drawn on a logarithmic axis
@@ -22,7 +24,7 @@ WIDE = 8  # times the least value: from there a dial is drawn on a logarithmic a
 
 @drawing
 def search_history(trials: pd.DataFrame, metric: str = "value") -> Figure:
-    """Trials in order and the best so far; `trials` has trial, value and state (complete, pruned, failed)."""
+    """Trials in order and the best so far; `trials` has trial, value and state (complete, or one of `MARKS`)."""
     if trials.empty:
         raise CannotShowError(NOTHING)
     whole = trials[trials["state"] == "complete"].sort_values("trial")
@@ -30,7 +32,7 @@ def search_history(trials: pd.DataFrame, metric: str = "value") -> Figure:
     axes.plot(whole["trial"], whole["value"], "o", color=colour(0), alpha=0.6, markeredgewidth=0)
     best = np.maximum if is_higher_better(metric) else np.minimum
     axes.step(whole["trial"], best.accumulate(whole["value"]), where="post", color=colour(1))
-    for state, marker in (("pruned", "|"), ("failed", "x")):
+    for state, marker in MARKS.items():
         lost = trials[trials["state"] == state]
         axes.plot(lost["trial"], [0.03] * len(lost), marker, color=GREY, transform=axes.get_xaxis_transform())
     if len(whole) and (whole["value"] > 0).all():
@@ -38,8 +40,9 @@ def search_history(trials: pd.DataFrame, metric: str = "value") -> Figure:
     axes.set(xlabel="trial", ylabel=f"{metric} ({better(metric)})")
     counts = trials["state"].value_counts()
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    marks = ", ".join(f"{mark} {state}" for state, mark in MARKS.items() if state in USUAL or state in counts)
     caption(figure, f"{told}. Dots: trials, one run each, so without interval; step: the best so far; at the foot: "
-            "| pruned, x failed.")  # fmt: skip
+            f"{marks}.")  # fmt: skip
     return figure
 
 

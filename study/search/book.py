@@ -32,6 +32,11 @@ NOTHING: Mapping[str, float] = MappingProxyType({})
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
 
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Whether it lies within every constraint that was judged."""
+    return all(violation <= 0 for violation in trial.constraints.values())
+
+
 @dataclass(frozen=True)
 class Claim:
     """A trial that this process holds."""
@@ -131,7 +136,8 @@ class Book:
         repeated |= {t.user_attrs[AGAIN] for t in trials if AGAIN in t.user_attrs and FAILURE not in t.user_attrs}
         for trial in trials:
             first = trial.user_attrs.get(AGAIN, trial.number)
-            if trial.user_attrs.get(FAILURE) in failures and first not in repeated:
+            failed = trial.state is not TrialState.COMPLETE and trial.user_attrs.get(FAILURE) in failures
+            if failed and first not in repeated:
                 repeated.add(first)
                 self.study.enqueue_trial(dict(trial.params), user_attrs={AGAIN: first})
 
@@ -200,7 +206,13 @@ class Book:
         claim.release()
         return True
 
-    def add(self, values: Mapping[str, Any], results: Sequence[float], runs: Sequence[str]) -> None:
+    def add(
+        self,
+        values: Mapping[str, Any],
+        results: Sequence[float],
+        runs: Sequence[str],
+        violations: Mapping[str, float] = NOTHING,
+    ) -> None:
         """Take runs of the store as given."""
         distributions = {key: to_optuna(distribution) for key, distribution in self.space.items()}
         self.study.add_trial(
@@ -209,5 +221,6 @@ class Book:
                 distributions=distributions,
                 values=list(results),
                 user_attrs={PRIOR: True, RUNS: list(runs)},
+                constraints=dict(violations),
             )
         )

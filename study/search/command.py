@@ -29,7 +29,7 @@ from study.search.config import SearchConfig
 from study.search.hunt import Hunt
 from study.search.optuna_parts import grid, make_pruner, make_sampler
 from study.search.prior import add_priors
-from study.search.pruning import BY_CURVE, Reporting
+from study.search.pruning import BY_CURVE, Reporting, least_seeds
 from study.search.storage import check_reachable, open_storage
 from study.search.summary import Family, found, write_summary
 from study.search.trial_points import TrialPoints, check_axes, check_metrics, families
@@ -100,8 +100,11 @@ def check(sweep: Sweep, wishes: Wishes) -> list[TrialPoints]:
         check_metrics(sweep, probe)
         if config.chosen_pruner[0] in BY_CURVE:
             _check_curves(sweep, config, probe.train.validate_every)
-    if config.chosen_pruner[0] == "wilcoxon" and len(spaces[0].seeds) < 3:
-        raise sweep.source.error(("search", "pruner"), "search: pruner=wilcoxon compares seeds: give it 3 or more")
+    if config.chosen_pruner[0] == "wilcoxon" and len(spaces[0].seeds) < (least := least_seeds(config)):
+        reason = (
+            f"search: pruner=wilcoxon compares seeds, and of {len(spaces[0].seeds)} none can prune: give it {least}"
+        )
+        raise sweep.source.error(("search", "pruner"), f"{reason} or more")
     return spaces
 
 

@@ -12,6 +12,8 @@ from study.strict import ConfigError, convert, from_tree, nearest, to_tree
 Direction = Literal["minimize", "maximize"]
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "grid", "random")
 PRUNERS = ("none", "median", "hyperband", "wilcoxon")
+MOST_TRIALS = 100_000  # every one of them waits in the storage from the beginning
+MOST_SEED = 2**32 - 1  # of numpy's generators
 SINGLE = ("cmaes",)  # samplers of one objective
 
 
@@ -34,6 +36,9 @@ class SearchConfig:
         _at_least("trials", self.trials, 1)
         _at_least("timeout", self.timeout, 0)
         _at_least("seed", self.seed, 0)
+        for name, value, most in (("trials", self.trials, MOST_TRIALS), ("seed", self.seed, MOST_SEED)):
+            if value > most:
+                raise ValueError(f"{name}={value!r} is not valid: must be at most {most}")
         chosen, _ = self.chosen_sampler
         self._check_objectives(chosen)
         self._check_constraints()
@@ -96,7 +101,7 @@ def _chosen(what: str, given: Any, known: Sequence[str]) -> tuple[str, dict[str,
     if not isinstance(tree, Mapping) or "name" not in tree:
         raise ValueError(f"{what}={given!r} is not valid: must be a name, or a mapping with one, of {', '.join(known)}")
     name = tree["name"]
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"{what}={name!r} is not valid{nearest(str(name), list(known))}")
     return str(name), {str(key): value for key, value in tree.items() if key != "name"}
 

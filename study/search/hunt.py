@@ -19,7 +19,7 @@ from study.plan import Point, Standing, standing
 from study.run_directory import Failure, State, Status
 from study.search.book import LOST, NOTHING, RUNS, Book, Claim
 from study.search.config import SearchConfig
-from study.search.trial_points import BEFOREHAND, TrialPoints, beforehand, mean, measured
+from study.search.trial_points import BEFOREHAND, TrialPoints, mean, violations_of
 from study.strict import ConfigError
 
 log = logging.getLogger("study.sweep")
@@ -159,7 +159,7 @@ class Hunt:
         try:
             points = family.points(claim.values)
             hand = Hand(book, claim, points)
-            violations = self._violations(points[:1], BEFOREHAND)
+            violations = violations_of(points[:1], self.config.bounds, BEFOREHAND)
         except ConfigError as error:
             self.listener.note(f"trial {claim.number} of {book.name}: {error}")
             book.tell(claim, failure=Failure.BAD_CONFIG, violations=dict.fromkeys(self.config.bounds, 1.0))
@@ -190,17 +190,6 @@ class Hunt:
         self.listener.ended(task, state)
         self._failed(hand, state)
         return True
-
-    def _violations(self, points: Sequence[Point], known: Sequence[str] | None = None) -> dict[str, float]:
-        """How far above each bound; with `known`, of those alone, and the rest counts as within."""
-        found = {}
-        for metric, bound in self.config.bounds.items():
-            value = None if known is not None and metric not in known else beforehand(points[0].config, metric)
-            if value is None and known is None:
-                values = measured(points, metric)
-                value = sum(values) / len(values) if values else None
-            found[metric] = 0.0 if value is None else value - bound
-        return found
 
     def _prepared(self, hand: Hand) -> Task | None:
         """The task of the hand's next run; None if there is nothing to do for it, and its end is noted."""
@@ -274,7 +263,7 @@ class Hunt:
             self.listener.note(f"trial {hand.claim.number} of {hand.book.name}: {error}")
             self._told(hand, failure=Failure.BUG, ignored=True)
             return
-        hand.book.tell(hand.claim, values, violations=self._violations(hand.points))
+        hand.book.tell(hand.claim, values, violations=violations_of(hand.points, self.config.bounds))
         self.changed()
 
     def _wilcoxon_prunes(self, hand: Hand) -> bool:
@@ -294,6 +283,6 @@ class Hunt:
         self.halted = self.halted or 0 < self.wishes.max_failures <= self.failures
 
     def _told(self, hand: Hand, failure: str, ignored: bool = False, violations: Mapping[str, float] = NOTHING) -> None:
-        known = violations or self._violations(hand.points, BEFOREHAND)
+        known = violations or violations_of(hand.points, self.config.bounds, BEFOREHAND)
         hand.book.tell(hand.claim, failure=failure, ignored=ignored, violations=known)
         self.changed()

@@ -50,6 +50,14 @@ PRUNER_CLASSES: dict[str, Callable[..., BasePruner]] = {
     "hyperband": HyperbandPruner,
     "wilcoxon": WilcoxonPruner,
 }
+PLAIN: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "None": (type(None),),
+}
+CODE = ("Callable", "Base", "FrozenTrial")
 OURS = ("seed", "constraints_func")  # given by the search itself
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -67,14 +75,14 @@ def make_sampler(config: SearchConfig, number: int) -> BaseSampler:
     if name == "qmc":  # its points are one sequence, counted in the storage: the same seed for every trial of it
         given = {"scramble": True, "warn_asynchronous_seeding": False, **given}
     seed = config.seed if name == "qmc" else config.seed * 1_000_003 + number
-    return _made("sampler", name, lambda: kind(**given, seed=seed % 2**32))
+    return _made("sampler", name, options, lambda: kind(**given, seed=seed % 2**32))
 
 
 def make_pruner(config: SearchConfig) -> BasePruner:
     name, options = config.chosen_pruner
     kind = PRUNER_CLASSES[name]
     _check_options("pruner", name, kind, options)
-    return _made("pruner", name, lambda: kind(**options))
+    return _made("pruner", name, options, lambda: kind(**options))
 
 
 def to_optuna(distribution: Distribution) -> BaseDistribution:
@@ -126,11 +134,30 @@ def _check_options(what: str, name: str, kind: Callable[..., Any], options: Mapp
         if option not in known:
             hint = nearest(option, known) if known else "; it has none"
             raise ConfigError(f"search.{what}: {name} has no option {option}{hint}")
+        _check_kind(f"search.{what}.{option}", options[option], kind, option)
 
 
-def _made(what: str, name: str, make: Callable[[], Any]) -> Any:
+def _check_kind(where: str, value: Any, kind: Callable[..., Any], option: str) -> None:
+    """Where optuna annotates a plain type it trusts that it is given one, and fails only once trials are done."""
+    annotation = inspect.signature(kind).parameters[option].annotation
+    words = {word.strip() for word in str(getattr(annotation, "__name__", annotation)).split("|")}
+    if not words <= PLAIN.keys():
+        if value is not None and any(word in str(annotation) for word in CODE):
+            raise ConfigError(f"{where}={value!r} is not valid: optuna wants code there, which a file cannot hold")
+        return
+    named = " or ".join(word for word in sorted(words) if word != "None")
+    fits = any(isinstance(value, PLAIN[word]) and isinstance(value, bool) == (word == "bool") for word in words)
+    if not fits:
+        raise ConfigError(f"{where}={value!r} is not valid: must be {named}")
+
+
+def _made(what: str, name: str, options: Mapping[str, Any], make: Callable[[], Any]) -> Any:
     try:
         return make()
     except (ValueError, TypeError, ImportError, AssertionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConfigError(f"search.{what}={name} is not valid: {reason}") from error
+        raise ConfigError(f"search.{what}={name} is not valid: {reason}{_told(options)}") from error
+
+
+def _told(options: Mapping[str, Any]) -> str:
+    return f" [{', '.join(f'{option}={value!r}' for option, value in options.items())}]" if options else ""

@@ -9,7 +9,7 @@ from study.config import to_dict
 from study.plan import Standing, standing
 from study.run_directory import RunDirectory, Status, load_config
 from study.search.book import RUNS, Book
-from study.search.trial_points import TrialPoints, mean
+from study.search.trial_points import TrialPoints, mean, violations_of
 from study.strict import ConfigError
 
 MISSING = object()
@@ -43,9 +43,10 @@ def _add(book: Book, family: TrialPoints, directory: RunDirectory) -> set[str]:
         if directory.identity not in runs or any(standing(point)[0] is not Standing.DONE for point in points):
             return set()
         results = [mean(points, metric) for metric in book.config.directions]
+        violations = violations_of(points, book.config.bounds)
     except ConfigError:  # a damaged run, one without such a metric, or no run of this space
         return set()
-    book.add(values, results, [point.run for point in points])
+    book.add(values, results, [point.run for point in points], violations)
     return runs
 
 

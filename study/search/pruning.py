@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import optuna
+from optuna.pruners import WilcoxonPruner
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState
@@ -21,6 +23,17 @@ from study.search.storage import open_storage
 
 BY_CURVE = ("median", "hyperband")
 """Pruners that look at a run's validation losses."""
+
+MOST_SEEDS = 64
+
+
+def least_seeds(search: SearchConfig) -> int:
+    """From which on the Wilcoxon pruner can prune. It is asked before the last seed, and of k differences of one
+    sign its one-sided p-value is 2^-k, which has to be below the threshold."""
+    made = inspect.signature(WilcoxonPruner).bind(**search.chosen_pruner[1])
+    made.apply_defaults()
+    threshold, start = made.arguments["p_threshold"], max(2, made.arguments["n_startup_steps"])
+    return 1 + next((k for k in range(start, MOST_SEEDS) if 0.5**k < threshold), max(start, MOST_SEEDS))
 
 
 @dataclass(frozen=True)

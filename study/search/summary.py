@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from study.atomic import write_text
 from study.plan import Plan, Point
-from study.search.book import AGAIN, FAILURE, PRIOR, RUNS, Book
+from study.search.book import AGAIN, FAILURE, PRIOR, RUNS, Book, is_feasible
 from study.search.trial_points import TrialPoints, legible, measured, without_search
 from study.stats import t_quantile
 from study.strict import ConfigError
@@ -24,6 +24,7 @@ from study.sweep_file import Axes, Sweep, distinct, shown, to_yaml
 
 LEAST = 4  # finished trials from which importances can be told
 SHOWN = 5  # best trials printed
+NONE_WITHIN = "none within the constraints"
 
 Family = tuple[Book, TrialPoints]
 
@@ -70,10 +71,16 @@ def lines(book: Book, family: TrialPoints) -> list[dict[str, Any]]:
             "kind": next((kind for kind in (AGAIN, PRIOR) if kind in trial.user_attrs), ""),
             "values": {**family.family, **{key: legible(value) for key, value in trial.params.items()}},
             "runs": trial.user_attrs.get(RUNS, []),
-            "objectives": dict(zip(names, trial.values or (), strict=False)),
+            "feasible": is_feasible(trial),
+            "objectives": dict(zip(names, _values(trial), strict=False)),
         }
         for trial in book.trials()
     ]
+
+
+def _values(trial: FrozenTrial) -> Sequence[float]:
+    """Of a trial that was pruned optuna keeps what was reported last, which is no result."""
+    return trial.values if trial.state is TrialState.COMPLETE else ()
 
 
 def importances(book: Book) -> dict[str, float]:
@@ -92,13 +99,15 @@ def found(book: Book, family: TrialPoints) -> list[str]:
     names = list(book.config.directions)
     trials = book.trials()
     told = [f"{book.name}: {_counted(trials)}"]
-    best = book.study.best_trials if _has_any(trials) else []
+    done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    within = [trial for trial in done if is_feasible(trial)]
+    if done and not within:
+        told.append(f"  {NONE_WITHIN}")
     if len(names) == 1:
-        sign = 1 if book.config.directions[names[0]] == "minimize" else -1
-        done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-        best = _each_once(sorted(done, key=lambda trial: sign * trial.values[0]))[:SHOWN]
+        best = _each_once(_best_first(book, within))[:SHOWN]
     else:
-        best = _each_once(sorted(best, key=lambda trial: trial.values))
+        front = book.study.best_trials if within else []
+        best = _each_once(sorted(front, key=lambda trial: trial.values))
         told.append(f"  Pareto front, {len(best)} points:")
     told += [f"  {_described(trial, family, names)}" for trial in best]
     shares = importances(book)
@@ -112,22 +121,25 @@ def _each_once(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return list({tuple(sorted(trial.params.items())): trial for trial in reversed(trials)}.values())[::-1]
 
 
+def _best_first(book: Book, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """By the first objective."""
+    sign = 1 if next(iter(book.config.directions.values())) == "minimize" else -1
+    return sorted(trials, key=lambda trial: sign * trial.values[0])
+
+
 def standing_of(book: Book) -> str:
     """How far a search is, in one line."""
     trials, done = book.trials(), book.trials([TrialState.COMPLETE])
     told = f"{book.name}: {book.ended} of {len(trials)} trials ended"
     others = _words(trial for trial in trials if trial.state.is_finished() and trial.state is not TrialState.COMPLETE)
     told += f" ({others})" if others else ""
-    if not done:
-        return told
+    within = [trial for trial in done if is_feasible(trial)]
+    if not within:
+        return f"{told}, {NONE_WITHIN}" if done else told
     if len(book.config.directions) > 1:
         return f"{told}, {len(book.study.best_trials)} on the Pareto front"
-    best = book.study.best_trial
+    best = _best_first(book, within)[0]
     return f"{told}, best {next(iter(book.config.directions))} {best.values[0]:.4g} (trial {best.number})"
-
-
-def _has_any(trials: Sequence[FrozenTrial]) -> bool:
-    return any(trial.state is TrialState.COMPLETE for trial in trials)
 
 
 def _counted(trials: Sequence[FrozenTrial]) -> str:

@@ -74,6 +74,7 @@ class TrialPoints:
             **{key: str(distribution) for key, distribution in self.space.items()},
             **{key: shown([*axes]) for group in self.sweep.axes for key, axes in group.values.items()},
             "objectives": shown(_directions(self.sweep)),
+            **_constraints(self.sweep),
             **{key: shown(value) for key, value in fixed.items()},
         }
 
@@ -81,6 +82,12 @@ class TrialPoints:
 def _directions(sweep: Sweep) -> list[str]:
     assert sweep.search is not None
     return [f"{direction} {metric}" for metric, direction in sweep.search.directions.items()]
+
+
+def _constraints(sweep: Sweep) -> dict[str, str]:
+    """Trials are judged once, when they end."""
+    assert sweep.search is not None
+    return {f"constraints.{metric}": shown(bound) for metric, bound in sweep.search.bounds.items()}
 
 
 def legible(value: Any) -> Any:
@@ -147,8 +154,27 @@ def measured(points: Sequence[Point], metric: str) -> list[float]:
     found = []
     for point in points:
         name = produced(point.config).get(metric, metric)
-        rows = read_rows(point.directory.rows)
+        try:
+            rows = read_rows(point.directory.rows)
+        except ValueError as error:
+            raise ConfigError(
+                f"{error} [damaged; remove {point.directory.rows.parent} to have the run done again]"
+            ) from error
         found += [row.value for row in rows if row.metric == name][:1]
+    return found
+
+
+def violations_of(
+    points: Sequence[Point], bounds: Mapping[str, float], known: Sequence[str] | None = None
+) -> dict[str, float]:
+    """How far above each bound; with `known`, of those alone, and the rest counts as within."""
+    found = {}
+    for metric, bound in bounds.items():
+        value = None if known is not None and metric not in known else beforehand(points[0].config, metric)
+        if value is None and known is None:
+            values = measured(points, metric)
+            value = fmean(values) if values else None
+        found[metric] = 0.0 if value is None else value - bound
     return found
 
 

@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 import yaml
+from scipy.stats import wilcoxon
 
 from analysis.rows import load_rows
+from analysis.trials import settings
 from analysis.trials import trials as analysed
+from study.config import RunConfig
 from study.launch.work import Work
-from study.results import read_rows
-from study.run_directory import RunDirectory
+from study.results import Row, append_rows, read_rows
+from study.run_directory import RunDirectory, State
+from study.search.config import SearchConfig
+from study.search.pruning import least_seeds
 from study.search.storage import JOURNAL
 from study.sweep import main
 from study.sweep_file import parse_sweep, read_sweep, to_yaml
@@ -246,6 +251,15 @@ FAULTS = {
     "unknown sampler": ("search.sampler=tp", r"search.sampler='tp' is not valid: did you mean tpe"),
     "unknown option": ("search.sampler={name: tpe, startup: 3}", r"tpe has no option startup"),
     "no budget": ("search.trials=0", r"search.trials=0 is not valid: must be 1 or more"),
+    "budget": ("search.trials=1000000000", r"search.trials=1000000000 is not valid: must be at most"),
+    "seed": ("search.seed=4294967296", r"search.seed=4294967296 is not valid: must be at most 4294967295"),
+    "a list": ("search.sampler={name: [tpe]}", r"sampler=\['tpe'\] is not valid"),
+    "kind": ("search.sampler={name: tpe, n_startup_trials: soon}", r"n_startup_trials='soon' is not valid: .* int$"),
+    "cmaes' kind": ("search.sampler={name: cmaes, sigma0: abc}", r"search.sampler.sigma0='abc' .* must be float"),
+    "code": ("search.sampler={name: tpe, gamma: 3}", r"search.sampler.gamma=3 is not valid: optuna wants code"),
+    "population": ("search.sampler={name: nsga2, population_size: 0}", r"nsga2 is not valid.*\[population_size=0\]"),
+    "pruner's kind": ("search.pruner={name: median, n_warmup_steps: 1.5}", r"n_warmup_steps=1.5 .* must be int"),
+    "launcher": ("launcher={name: [local]}", r"launcher=\['local'\] is not valid"),
     "unproduced": ("search.objectives=fid", r"no run of this sweep produces fid"),
     "misspelt": ("search.objectives=val_los", r"produces val_los: did you mean val_loss"),
     "mixed": ("search.objectives=[val_loss, {val_loss: maximize}]", r"val_loss is given in both directions"),
@@ -256,7 +270,7 @@ FAULTS = {
         r"with several objectives nothing is",
     ),
     "curves": ("search={pruner: median, objectives: gmacs}", r"hears val_loss"),
-    "seeds": ("search.pruner=wilcoxon", r"compares seeds"),
+    "seeds": ("search.pruner=wilcoxon", r"compares seeds, and of 1 none can prune: give it 5 or more"),
     "constraint": ("search.constraints={gmac: 1}", r"constraint gmac is no metric of a run: did you mean gmacs"),
     "per": ("search.per=backbone", r"per=backbone is no axis with a list of values"),
     "empty space": ("axes=null", r"nothing to search"),
@@ -310,3 +324,118 @@ def test_half_a_line_at_the_journals_end_is_cut_off(tmp_path: Path, search: Sear
         file.write(b'{"op_code": 6, "wor')
     assert search(SWEEP, "search.trials=7") == 0
     assert len(told(tmp_path)) == 7
+
+
+def _of_size(config: RunConfig) -> State:
+    """The better its loss, the more memory it took."""
+    state, directory = bowl_run(config), RunDirectory.of(config)
+    peak = 1000 / (1 + bowl(config.train.lr, config.train.weight_decay))
+    row = Row(run=directory.identity, metric="peak_mib", value=peak, units="MiB", n=1, protocol="p")
+    append_rows(directory.rows, [row])
+    return state
+
+
+TUNED = """\
+overrides: {train.images: 64}
+defaults: [backbone: dit-tiny, data: digits8, train: quick, sample: none]
+tuned: lrs
+axes: {seed: [0]}
+launcher: inline
+"""
+
+
+def fair(tmp_path: Path, work: Work = bowl_run) -> int:
+    (tmp_path / "fair.yaml").write_text(TUNED, encoding="utf-8")
+    return main([str(tmp_path / "fair.yaml"), f"results={tmp_path / 'r'}"], work)
+
+
+def test_what_is_outside_the_constraints_is_no_best(
+    tmp_path: Path, search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(SWEEP, "search.trials=12", "search.constraints={peak_mib: 600}", work=_of_size) == 0
+    lines = told(tmp_path)
+    losses = [line["objectives"]["val_loss"] for line in lines]
+    within = [loss for loss in losses if 1000 / (1 + loss) <= 600]
+    assert 0 < len(within) < 12
+    assert [line["feasible"] for line in lines] == [loss in within for loss in losses]
+    best = losses.index(min(within))
+    first = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  trial "))
+    assert first.startswith(f"  trial {best} ")
+    found = analysed(load_rows(tmp_path / "r" / "lrs"), "val_loss")
+    assert list(found["state"]) == ["complete" if loss in within else "infeasible" for loss in losses]
+    assert fair(tmp_path) == 0
+    plan = json.loads((tmp_path / "r" / "fair" / "plan.json").read_text(encoding="utf-8"))
+    config = RunDirectory(tmp_path / "r", plan["points"][0]["run"]).config.read_text(encoding="utf-8")
+    assert yaml.safe_load(config)["train"]["lr"] == lines[best]["values"]["train.lr"]
+
+
+def test_where_nothing_is_within_the_constraints_that_is_said(
+    tmp_path: Path, search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(SWEEP, "search.constraints={peak_mib: 1}", work=_of_size) == 0
+    assert "none within the constraints" in capsys.readouterr().out
+    assert fair(tmp_path, never) == 2
+    assert "has no finished trial within the constraints" in capsys.readouterr().err
+    assert search(SWEEP, "search.constraints={peak_mib: 2}", work=never) == 2
+    assert "begun with constraints.peak_mib=1, now 2" in capsys.readouterr().err
+
+
+def test_the_best_of_an_unfinished_search_is_not_taken(
+    tmp_path: Path, search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sleepy(config: RunConfig) -> State:
+        time.sleep(1.1)
+        return bowl_run(config)
+
+    assert search(SWEEP, "search.timeout=1", work=sleepy) == 0
+    assert fair(tmp_path, never) == 2
+    assert "an unfinished search, 5 of 6 trials are not done" in capsys.readouterr().err
+
+
+def test_priors_are_judged_by_the_constraints(tmp_path: Path, search: Search) -> None:
+    listed = SWEEP[: SWEEP.index("axes:")] + "axes: {train.lr: [0.001, 0.05], train.weight_decay: [0.25]}\n"
+    (tmp_path / "old.yaml").write_text(listed, encoding="utf-8")
+    assert main([str(tmp_path / "old.yaml"), f"results={tmp_path / 'r'}", "launcher=inline"], _of_size) == 0
+    assert search(SWEEP, "search.prior=true", "search.constraints={peak_mib: 600}", work=_of_size) == 0
+    priors = [line for line in told(tmp_path) if line["kind"] == "prior"]
+    assert {line["values"]["train.lr"]: line["feasible"] for line in priors} == {0.001: False, 0.05: True}
+
+
+def test_the_last_loss_of_a_pruned_trial_is_no_result(tmp_path: Path, search: Search) -> None:
+    words = ["search.trials=12", "search.pruner=median", "overrides.train.validate_every=2"]
+    assert search(SWEEP, *words, work=curve_run) == 0
+    lines = told(tmp_path)
+    pruned = [line for line in lines if line["state"] == "pruned"]
+    assert pruned
+    assert all(line["objectives"] == {} for line in pruned)
+    rows = load_rows(tmp_path / "r" / "lrs")
+    assert len(settings(rows, "val_loss")) == len(lines) - len(pruned)
+    for line in pruned:
+        line["objectives"] = {"val_loss": 2.0}  # as it was written once
+    (tmp_path / "r" / "lrs" / "trials.json").write_text(json.dumps(lines), encoding="utf-8")
+    assert len(settings(rows, "val_loss")) == len(lines) - len(pruned)
+
+
+def test_a_damaged_file_of_rows_is_named(tmp_path: Path, search: Search, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search(SWEEP, "search.trials=2") == 0
+    rows = next((tmp_path / "r").glob("runs/*/rows.jsonl"))
+    rows.write_text('{"half":', encoding="utf-8")
+    capsys.readouterr()
+    assert search(SWEEP, "search.trials=3") == 2
+    error = capsys.readouterr().err.strip()
+    assert error.splitlines()[-1].startswith("error: ")
+    assert f"{rows}:1" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "seeds"),
+    [({}, 5), ({"p_threshold": 0.3}, 3), ({"n_startup_steps": 6}, 7), ({"p_threshold": 0.01}, 8)],
+)
+def test_the_least_p_value_of_wilcoxons_test_says_how_many_seeds(options: dict[str, float], seeds: int) -> None:
+    """Against the test itself, of differences that all have one sign."""
+    search = SearchConfig(pruner={"name": "wilcoxon", **options})
+    assert least_seeds(search) == seeds
+    level, start = options.get("p_threshold", 0.1), options.get("n_startup_steps", 2)
+    for asked in range(2, 12):  # seeds done when it is asked
+        p = wilcoxon(range(1, asked + 1), alternative="greater", zero_method="zsplit").pvalue
+        assert (p < level and asked >= start) == (asked + 1 >= seeds)

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from study.launch.slurm_cluster import Job
 from study.launch.slurm_job import Body, Signals, Standing
 from study.launch.slurm_limits import Limits
 from study.launch.slurm_record import Submission, open_records
+from study.launch.work import Task
 from study.run_directory import Failure, RunDirectory, State, Status
 from study.search import cluster, worker
 from study.search.book import FAILURE, Book
@@ -276,3 +278,24 @@ def test_workforce_counts_from_the_last_trial_that_ended(search: Search, launche
     force = Workforce(search, Wishes(), launcher)
     force.fill_up()
     assert all(force.replace_lost() for _ in range(5))  # none was lost
+
+
+def test_a_worker_that_was_there_already_does_a_trial_once_more(search: Search, body: Body) -> None:
+    """`--retry pruned` finds jobs of an earlier call still at work: the end it wants undone came after they began."""
+    config = search.families[0][1].probe().config
+    task = Task(config.results, RunDirectory.of(config).identity)
+    task.directory.create(config)
+    task.directory.write_state(State(), status=Status.FAILED, attempts=1, failure=Failure.PRUNED, message="pruned")
+    done: list[str] = []
+
+    def work(config: RunConfig) -> State:
+        done.append("again")
+        return State(status=Status.DONE)
+
+    listed = Body(replace(body.submission, search=""), 0, Signals())
+    told = listed.do(task, work)
+    assert told is not None
+    assert told.failure is Failure.PRUNED  # of a list, each run has one try
+    assert not done
+    body.do(task, work)
+    assert done == ["again"]
