@@ -33,7 +33,7 @@ from torch import Tensor
 
 from benchmarks import gpu_glue
 from benchmarks.exactness import LENGTHS, Case, table
-from benchmarks.gpu_cores import FORMS, REFERENCE, Shape, sides
+from benchmarks.gpu_cores import FORMS, REFERENCE, Shape, in_words, sides
 from models import Denoiser, build
 from models.ssm.forms import Form, executed_flops
 from study.bench.config import Cell, Network
@@ -121,24 +121,31 @@ class Clock:
         return self.marks[0].elapsed_time(self.marks[1])
 
     def interleaved(self, calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, Spread | str]:
-        """All in turns, each after two untimed calls; one that does not fit is told apart, not made smaller."""
-        times: dict[str, list[float]] = {}
+        """All in turns, each after two untimed calls; one that fails says why, and the others are still timed."""
+        times: dict[str, list[float]] = {name: [] for name in calls}
         failed: dict[str, Spread | str] = {}
-        for name, call in calls.items():
-            try:
-                for _ in range(2):
-                    call()
-                times[name] = []
-            except torch.cuda.OutOfMemoryError:
-                failed[name] = "out of memory"
-        for _ in range(rounds):
-            for name, taken in times.items():
-                taken.append(self.milliseconds(calls[name]))
+        for turn in range(-2, rounds):
+            for name, taken in list(times.items()):
+                try:
+                    if turn < 0:
+                        calls[name]()
+                    else:
+                        taken.append(self.milliseconds(calls[name]))
+                except Exception as refusal:  # whatever it is: a compiler's, the driver's, too little memory
+                    failed[name] = in_words(refusal)
+                    del times[name]
         return {name: Spread(*statistics.quantiles(t, n=4, method="inclusive")) for name, t in times.items()} | failed
 
 
-def exactness(plan: Plan) -> Iterator[str]:
-    yield from table(str(plan.device), list(Form), plan.cases)
+def exactness(plan: Plan) -> Iterator[dict[str, str]]:
+    """Of the core's forms, then of small networks whose glue is fused."""
+    rows = (
+        [cell.strip() for cell in row.strip("|").split("|")] for row in table(str(plan.device), list(Form), plan.cases)
+    )
+    names = [name or "verdict" for name in next(rows)]
+    next(rows)  # the rule below the names
+    yield from (dict(zip(names, row, strict=True)) for row in rows)
+    yield from gpu_glue.network_errors(plan.device)
 
 
 def ceilings(plan: Plan, clock: Clock) -> Ceilings:
@@ -192,7 +199,7 @@ def core_lines(
 def glued(plan: Plan, clock: Clock) -> Iterator[dict[str, str]]:
     half = torch.bfloat16 if plan.dtype == "bf16" else torch.float32
     width = plan.shapes[0].width
-    for dtype in plan.cases:
+    for dtype in plan.cases:  # bf16 as autocast runs it
         yield from gpu_glue.errors(dtype, plan.device, max(64, width))  # a norm of two numbers has no slope
     batch, length = plan.shapes[0].batch, plan.shapes[0].length
     times = clock.interleaved(gpu_glue.calls(batch, length, width, half, plan.device), plan.rounds)
@@ -206,7 +213,7 @@ def models(plan: Plan, clock: Clock, limits: Ceilings, compiled: bool, folder: P
         for mode in ("train", "sample"):
             cells = {
                 f"{network.name} {side}x{side}": Cell(
-                    network, mode, batch, plan.dtype, compiled, plan.device.type, steps=plan.steps
+                    network, mode, batch, plan.dtype, compiled, str(plan.device), steps=plan.steps
                 )
                 for network in plan.networks
                 if network.size[0] == side
@@ -221,13 +228,15 @@ def model_lines(
     """Networks one after the other: two of these do not fit beside each other."""
     for name, cell in cells.items():
         line = {"model": name, "mode": cell.mode, "batch": str(cell.batch)}
+        if cell.mode == "sample":
+            line["mode"] = f"sample, {cell.steps} steps, guidance {cell.guidance:g}"
         if clock.cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         try:
             work, _ = make_work(cell)
-        except torch.cuda.OutOfMemoryError:
-            yield line | {"ms": "out of memory"}
+        except Exception as refusal:  # the other networks are still measured
+            yield line | {"ms": in_words(refusal)}
             continue
         call = _all_phases(list(work.values()))
         spread = clock.interleaved({name: call}, max(2, plan.rounds // 2))[name]
@@ -239,7 +248,7 @@ def model_lines(
         if clock.cuda:
             line["GiB"] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
         yield line
-        if cell.mode == "train":
+        if cell.mode == "train" and isinstance(spread, Spread):
             file = folder / f"gpu_profile_{re.sub('[^a-z0-9]+', '-', name)}.txt"
             file.write_text(f"{name}, batch {cell.batch}: where a training step goes\n{profiled(call, clock.cuda)}\n")
         del work, call
@@ -303,14 +312,7 @@ def run(plan: Plan, only: list[str], folder: Path, compiled: bool) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     print(head, flush=True)
     if "exactness" in only:
-        rows = []
-        for row in exactness(plan):
-            print(row, flush=True)
-            rows.append([cell.strip() for cell in row.strip("|").split("|")])
-        names = [name or "verdict" for name in rows[0]]
-        lines = [dict(zip(names, row, strict=True)) for row in rows[2:]]
-        right = all(line["verdict"] == "within" for line in lines)
-        write(folder, "exactness", lines, head)
+        right = written(folder, "exactness", exactness(plan), head)
     limits = ceilings(plan, clock)
     line = {"copy GB/s": f"{limits.copy / 1e9:.1f}", "product TFLOP/s": f"{limits.product / 1e12:.2f}"}
     print(markdown([line]), flush=True)
@@ -322,13 +324,18 @@ def run(plan: Plan, only: list[str], folder: Path, compiled: bool) -> bool:
     }
     for name, made in timed.items():
         if name in only:
-            lines = []
-            for line in made:
-                print(" | ".join(line.values()), flush=True)
-                lines.append(line)
-            write(folder, name, lines, head)
-            right &= all(line.get("verdict", "within") == "within" for line in lines)
+            right &= written(folder, name, made, head)
     return right
+
+
+def written(folder: Path, name: str, made: Iterator[dict[str, str]], head: str) -> bool:
+    """Whether every verdict is good; the files hold every line as soon as it is made."""
+    lines: list[dict[str, str]] = []
+    for line in made:
+        print(" | ".join(line.values()), flush=True)
+        lines.append(line)
+        write(folder, name, lines, head)
+    return all(line.get("verdict", "within") == "within" for line in lines)
 
 
 def main() -> None:
@@ -350,6 +357,8 @@ def main() -> None:
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported, and torch may have
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.gpu", *sys.argv[1:]])
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # memory, events and random numbers are those of the current one
     plan = Plan.tiny(device) if asked.tiny else Plan.whole(device, asked.rounds)
     right = run(plan, asked.only, asked.out or machine_folder(asked.device), asked.compile)
     sys.exit(0 if right else 1)

@@ -76,9 +76,16 @@ def sides(shape: Shape, device: torch.device) -> tuple[dict[str, Side], list[str
             check(form, x, parameters)
             made[name] = _side(form, x, parameters, grad)
         except Exception as refusal:  # whatever a foreign package says, the rest is still measured
-            absent.append(f"{name}: {type(refusal).__name__}: {str(refusal).splitlines()[0] if str(refusal) else ''}")
+            absent.append(f"{name}: {in_words(refusal)}")
     made["SDPA, 16 heads"] = _attention(shape, x)
     return made, absent
+
+
+def in_words(refusal: Exception) -> str:
+    """One line for a table."""
+    if isinstance(refusal, torch.cuda.OutOfMemoryError):
+        return "out of memory"
+    return f"{type(refusal).__name__}: {next(iter(str(refusal).splitlines()), '')}"
 
 
 def _side(form: Core, x: Tensor, parameters: tuple[Tensor, ...], grad: Tensor) -> Side:

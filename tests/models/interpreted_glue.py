@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import jvp
 
-from models.layers import glue
+from benchmarks import gpu_glue
+from models.layers import glue, modulation
 from models.layers.modulation import modulate
 from tests.models.triton_tools import Guarded
 
@@ -144,3 +145,22 @@ def test_transforms_are_refused(form: Callable[..., Tensor]) -> None:
     x, *others = of(form)
     with pytest.raises(NotImplementedError, match=rf"^glue::{form.__name__} is not for torch.func"):
         torch.func.grad(lambda t: form(t, *others).sum())(x)
+
+
+@pytest.mark.parametrize(("half", "limit"), [(torch.float32, 5e-6), (torch.bfloat16, 4e-3)])
+def test_close_as_the_script_measures_it(half: torch.dtype, limit: float) -> None:
+    """The interpreter cuts bf16 off where a GPU rounds: twice the error."""
+    for line in gpu_glue.errors(half, torch.device("cpu"), 64):
+        assert all(float(error) <= limit for error in line["y and gradients"].split(", ")), line
+
+
+def test_networks_compute_the_same_with_and_without_it() -> None:
+    lines = list(gpu_glue.network_errors(torch.device("cpu")))
+    assert [(line["case"], line["verdict"]) for line in lines] == [(n, "within") for n in gpu_glue.NETWORKS], lines
+    assert all(float(line["y"]) > 0 for line in lines), "both ways were the same one"
+
+
+def test_a_norm_with_a_weight_of_its_own_is_refused() -> None:
+    x, _, shift, scale = (t.float() for t in inputs(2, 5, 8))
+    with gpu_glue.glued(True), pytest.raises(AssertionError, match="no weight and bias"):
+        modulation.norm_modulate(x, nn.LayerNorm(8), shift, scale)

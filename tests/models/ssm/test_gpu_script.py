@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -27,10 +29,16 @@ def rows(file: Path) -> list[dict[str, str]]:
 def test_runs_whole_on_a_cpu(tmp_path: Path) -> None:
     done = asked("--tiny", "--device", "cpu", "--out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {row["form"] for row in rows(tmp_path / "gpu_exactness.csv")} == {"convolution", "chunked", "fused"}
+    exact = rows(tmp_path / "gpu_exactness.csv")
+    assert {row["form"] for row in exact} == {"convolution", "chunked", "fused", "fused glue"}
+    assert {row["case"] for row in exact if row["form"] == "fused glue"} == {"dit-tiny", "diffussm-tiny"}
     timed = {row["form"] for row in rows(tmp_path / "gpu_cores.csv") if row["pass"] == "forward and backward"}
     assert {"reference module", "merged FFT", "FFT, custom backward", "bmm chain", "fused", "SDPA, 16 heads"} <= timed
-    assert {row["mode"] for row in rows(tmp_path / "gpu_models.csv")} == {"train", "sample"}
+    assert {row["mode"] for row in rows(tmp_path / "gpu_models.csv")} == {
+        "train",
+        "sample, 2 steps, guidance 1",
+        "forward and backward",
+    }
     assert len(list(tmp_path.glob("gpu_profile_*.txt"))) == 2
 
 
@@ -38,3 +46,50 @@ def test_refuses_in_one_line() -> None:
     done = asked("--device", "cpu")
     assert done.returncode == 2
     assert "--device cpu is not valid without --tiny" in done.stderr.splitlines()[-1]
+
+
+def test_a_call_that_fails_says_why_and_the_others_are_timed() -> None:
+    from benchmarks.gpu import Clock, Spread
+
+    turns: list[int] = []
+
+    def late() -> None:
+        turns.append(len(turns))
+        if len(turns) > 3:
+            raise RuntimeError("no more\nof it")
+
+    def full() -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    times = Clock(torch.device("cpu")).interleaved({"full": full, "late": late, "right": lambda: None}, 4)
+    assert times["full"] == "out of memory"
+    assert times["late"] == "RuntimeError: no more"
+    assert isinstance(times["right"], Spread)
+    assert len(turns) == 4
+
+
+def test_a_training_step_that_does_not_fit_is_not_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import gpu
+
+    def full() -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(gpu, "make_work", lambda cell: ({"forward": full}, {}))
+    plan = gpu.Plan.tiny(torch.device("cpu"))
+    cells = {"dit-tiny": gpu.Cell(plan.networks[1], "train", 2)}
+    lines = list(gpu.model_lines(plan, gpu.Clock(plan.device), gpu.Ceilings(1, 1), cells, tmp_path))
+    assert [line["ms"] for line in lines] == ["out of memory"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_lines_are_kept_when_a_later_one_fails(tmp_path: Path) -> None:
+    from benchmarks.gpu import written
+
+    def lines() -> Iterator[dict[str, str]]:
+        yield {"a": "1", "verdict": "within"}
+        yield {"a": "2", "verdict": "above"}
+        raise RuntimeError("the driver")
+
+    with pytest.raises(RuntimeError, match="the driver"):
+        written(tmp_path, "cores", lines(), "head")
+    assert [row["a"] for row in rows(tmp_path / "gpu_cores.csv")] == ["1", "2"]
