@@ -32,17 +32,17 @@ def search_history(trials: pd.DataFrame, metric: str = "value") -> Figure:
     axes.plot(whole["trial"], whole["value"], "o", color=colour(0), alpha=0.6, markeredgewidth=0)
     best = np.maximum if is_higher_better(metric) else np.minimum
     axes.step(whole["trial"], best.accumulate(whole["value"]), where="post", color=colour(1))
-    for state, marker in MARKS.items():
+    counts = trials["state"].value_counts()
+    marks = {state: mark for state, mark in MARKS.items() if state in USUAL or state in counts}
+    for state, marker in marks.items():
         lost = trials[trials["state"] == state]
         axes.plot(lost["trial"], [0.03] * len(lost), marker, color=GREY, transform=axes.get_xaxis_transform())
     if len(whole) and (whole["value"] > 0).all():
         plain_log(axes, "y")
     axes.set(xlabel="trial", ylabel=f"{metric} ({better(metric)})")
-    counts = trials["state"].value_counts()
     told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    marks = ", ".join(f"{mark} {state}" for state, mark in MARKS.items() if state in USUAL or state in counts)
     caption(figure, f"{told}. Dots: trials, one run each, so without interval; step: the best so far; at the foot: "
-            f"{marks}.")  # fmt: skip
+            f"{', '.join(f'{mark} {state}' for state, mark in marks.items())}.")  # fmt: skip
     return figure
 
 
