@@ -102,5 +102,5 @@ def fused_conv_backward(grad: Tensor, x: Tensor, modes: Modes, tables: FusedTabl
 
 
 def _scratch(x: Tensor, rows: int, n: int) -> Tensor:
-    """States between the two sweeps over a channel, (H, K, 2, N, rows): written and read while in the cache."""
+    """States between the two sweeps over a channel, (H, K, 2, N, rows): as large as x with N = 32."""
     return x.new_empty(len(x), triton.cdiv(x.shape[-1], CHUNK), 2, padded_modes(n), rows)

@@ -1,10 +1,12 @@
 """Triton kernels of the chunked form (`models.ssm.chunked` has its equations), on sequences (H, B, L).
 
-A program owns a channel, forward also a block of rows. It makes its tables from the modes in float32, casts
-them to the dtype of x for the matrix units, and carries the states in float32 from chunk to chunk: x is read
-and y written once (twice with two streams). A tile is (C tokens, R rows), so the C x C and C x 2n tables are the
-64-row operand of every product and any batch gets the large matrix instructions. Backward one program owns all
-rows of a channel: sums over the batch need no atomics and come out the same every time.
+A program owns a channel, forward also a block of rows. It makes its tables from the modes in float32, casts them
+to the dtype of x for the matrix units, and carries the states in float32 from chunk to chunk. x is read once per
+direction and every stream of y written once; two directions that are summed also leave states at rest, with N =
+32 as many numbers as x, written and read once (docs/kernels.md has the bytes). A tile is (C tokens, R rows), so
+the C x C and C x 2n tables are the 64-row operand of every product and any batch gets the large matrix
+instructions. Backward one program owns all rows of a channel: sums over the batch need no atomics and come out
+the same every time.
 
 Half precision is what they are for; float32 products, in three passes of tf32, only make them checkable.
 """
