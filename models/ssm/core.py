@@ -87,13 +87,13 @@ def s4d_forward(
         modes, skip = _computable(u, Modes(a_re, a_im, c_re, c_im), skip)
         form = forms.choose(u, a_re.shape[-1])
         if form is not Form.CONVOLUTION:
-            return _convolve(u, _chunk_tables(form, modes, skip, u.shape[1])), *_empty_kept(skip, u.shape[1])
+            return _convolve(form, u, _chunk_tables(form, modes, skip, u.shape[1])), *_empty_kept(skip, u.shape[1])
         powers = power_tables(modes, u.shape[1])
         tables = _tables(modes, powers, skip, u.shape[1])
         if not keep:
-            return _convolve(u, [tables]), *_empty_kept(skip, u.shape[1])
+            return _convolve(form, u, [tables]), *_empty_kept(skip, u.shape[1])
         signal = _empty_signal(u, tables)
-        return _convolve(u, [tables], signal), signal, tables, *powers
+        return _convolve(form, u, [tables], signal), signal, tables, *powers
 
 
 @torch.library.custom_op("ssm::s4d_backward", mutates_args=())
@@ -171,10 +171,10 @@ def s4d_tables(
 
 
 @torch.library.custom_op("ssm::s4d_apply", mutates_args=())
-def s4d_apply(u: Tensor, tables: list[Tensor]) -> Tensor:
-    """`s4d` with its tables at hand: (B, L, H) -> (B, L, streams * H)."""
+def s4d_apply(u: Tensor, tables: list[Tensor], form: str = "CONVOLUTION") -> Tensor:
+    """`s4d` with its tables, made for the same `form`, at hand: (B, L, H) -> (B, L, streams * H)."""
     with torch.autocast(u.device.type, enabled=False):
-        return _convolve(u, tables)
+        return _convolve(Form[form], u, tables)
 
 
 def _computable(u: Tensor, modes: Modes, skip: Tensor) -> tuple[Modes, Tensor]:
@@ -199,12 +199,12 @@ def _chunk_tables(form: Form, modes: Modes, skip: Tensor, length: int) -> list[T
     return list(chunk_tables(modes, skip, chunk_length(length)))
 
 
-def _convolve(u: Tensor, tables: list[Tensor], signal: Tensor | None = None) -> Tensor:
+def _convolve(form: Form, u: Tensor, tables: list[Tensor], signal: Tensor | None = None) -> Tensor:
     """(B, L, H) -> (B, L, streams * H) by the form whose tables these are; fills `signal` for the backward."""
     dtype = tables[0].dtype.to_real()
-    if len(tables) == len(ChunkTables._fields):
+    if form is Form.CHUNKED:
         y = chunked_conv(channels_first(u, u.dtype), ChunkTables(*tables))
-    elif len(tables) > 1:
+    elif form is Form.FUSED:
         from models.ssm.fused import FusedTables, fused_conv  # imports Triton
 
         y = fused_conv(channels_first(u, u.dtype), FusedTables(*tables))
@@ -294,7 +294,7 @@ def _empty_tables(skip: Tensor, length: int) -> Tensor:
 
 
 @s4d_apply.register_fake
-def _(u: Tensor, tables: list[Tensor]) -> Tensor:
+def _(u: Tensor, tables: list[Tensor], form: str = "CONVOLUTION") -> Tensor:
     return _empty_like(u, tables[0].shape[0] * tables[0].shape[1])
 
 

@@ -15,6 +15,7 @@ from models.macs import Macs
 from models.ssm import forms
 from models.ssm.cache import TableCache
 from models.ssm.core import model_macs, s4d, s4d_apply, s4d_tables
+from models.ssm.forms import Form
 from models.ssm.kernel import Modes, discretise
 
 INITS = ("lin", "inv", "real")
@@ -72,7 +73,8 @@ class S4D(nn.Module):
         require(u.is_floating_point(), "u.dtype", u.dtype, "a floating-point dtype")
         if self._frozen(u):
             refuse_tangents("ssm::s4d_apply", u, *self.parameters())
-            return s4d_apply(u, self._cached_tables(u))
+            form = forms.choose(u, self.state // 2)
+            return s4d_apply(u, self._cached_tables(u, form), form.name)
         if not torch.compiler.is_compiling():
             self._tables.clear()  # training goes on: a fused optimiser moves no version counter
         return s4d(u, *self.modes(), _full(self.D))
@@ -88,8 +90,8 @@ class S4D(nn.Module):
             return False
         return not (torch.is_grad_enabled() and any(x.requires_grad for x in (u, *self.parameters())))
 
-    def _cached_tables(self, u: Tensor) -> list[Tensor]:
-        wide, form = u.dtype == torch.float64, forms.choose(u, self.state // 2)
+    def _cached_tables(self, u: Tensor, form: Form) -> list[Tensor]:
+        wide = u.dtype == torch.float64
 
         def make() -> list[Tensor]:
             parts = (*self.modes(), _full(self.D))

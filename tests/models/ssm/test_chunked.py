@@ -103,7 +103,7 @@ def test_operators_are_registered_soundly() -> None:
         y, *kept = core.s4d_forward(*plain, False)
         torch.library.opcheck(core.s4d_backward, (y, *plain, *kept))
         torch.library.opcheck(core.s4d_tables, (*plain[1:], length, "CHUNKED"))
-        torch.library.opcheck(core.s4d_apply, (plain[0], core.s4d_tables(*plain[1:], length, "CHUNKED")))
+        torch.library.opcheck(core.s4d_apply, (plain[0], core.s4d_tables(*plain[1:], length, "CHUNKED"), "CHUNKED"))
 
 
 @pytest.mark.parametrize("join", ["sum", "concat"])
