@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.ssm.chunked import chunk_filters, mode_gradients
 from models.ssm.conv import diagonal_sums
-from models.ssm.forms import FUSED_CHUNK as CHUNK
+from models.ssm.forms import FUSED_CHUNK
 from models.ssm.fused_kernels import conv_backward_kernel, conv_kernel
 from models.ssm.kernel import Modes
 
@@ -51,10 +51,10 @@ def fused_tables(modes: Modes, skip: Tensor) -> FusedTables:
     turns = modes.a_im.double() / (2 * math.pi)
     turns = turns - turns.round()
     high = (turns * 2**16).round() / 2**16
-    carry = torch.exp(torch.complex(modes.a_re.double(), 2 * math.pi * turns) * CHUNK)
+    carry = torch.exp(torch.complex(modes.a_re.double(), 2 * math.pi * turns) * FUSED_CHUNK)
     parts = (modes.a_re, high, turns - high, 2 * modes.c_re, 2 * modes.c_im, carry.real, carry.imag)
     packed = torch.stack([part.float() for part in parts], dim=2)
-    return FusedTables(chunk_filters(modes, skip, CHUNK).contiguous(), packed)
+    return FusedTables(chunk_filters(modes, skip, FUSED_CHUNK).contiguous(), packed)
 
 
 def fused_conv(x: Tensor, tables: FusedTables) -> Tensor:
@@ -68,7 +68,7 @@ def fused_conv(x: Tensor, tables: FusedTables) -> Tensor:
         conv_kernel[(h, blocks)](
             *(x, tables.filters, tables.modes, y, waiting),
             *(b, length, *x.stride(), n),
-            C=CHUNK,
+            C=FUSED_CHUNK,
             R=rows,
             N=padded_modes(n),
             DIRECTIONS=directions,
@@ -83,13 +83,13 @@ def fused_conv_backward(grad: Tensor, x: Tensor, modes: Modes, tables: FusedTabl
     (h, b, length), (streams, directions) = x.shape, (len(tables.filters), len(tables.modes))
     n, (rows, warps) = tables.modes.shape[-1], launch(b, backward=True)
     grad_x = x.new_empty(x.shape)
-    products = tables.filters.new_empty(streams, h, CHUNK, CHUNK)  # x^T dy within a chunk
+    products = tables.filters.new_empty(streams, h, FUSED_CHUNK, FUSED_CHUNK)  # x^T dy within a chunk
     moments = tables.modes.new_empty(directions, h, 4, n)  # m0 and m1, each real then imaginary
     with torch.cuda.device_of(x):  # where Triton launches; nothing on a CPU
         conv_backward_kernel[(h,)](
             *(x, grad, tables.filters, tables.modes, grad_x, _scratch(x, rows, n), products, moments),
             *(b, length, *x.stride(), *grad.stride(), n),
-            C=CHUNK,
+            C=FUSED_CHUNK,
             R=rows,
             N=padded_modes(n),
             DIRECTIONS=directions,
@@ -103,4 +103,4 @@ def fused_conv_backward(grad: Tensor, x: Tensor, modes: Modes, tables: FusedTabl
 
 def _scratch(x: Tensor, rows: int, n: int) -> Tensor:
     """States between the two sweeps over a channel, (H, K, 2, N, rows): as large as x with N = 32."""
-    return x.new_empty(len(x), triton.cdiv(x.shape[-1], CHUNK), 2, padded_modes(n), rows)
+    return x.new_empty(len(x), triton.cdiv(x.shape[-1], FUSED_CHUNK), 2, padded_modes(n), rows)

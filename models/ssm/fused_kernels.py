@@ -8,7 +8,7 @@ the C x C and C x 2n tables are the 64-row operand of every product and any batc
 instructions. Backward one program owns all rows of a channel: sums over the batch need no atomics and come out
 the same every time.
 
-Half precision is what they are for; float32 products, in three passes of tf32, only make them checkable.
+bf16 is what they are for; float32 products, in three passes of tf32, only make them checkable.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"

@@ -32,7 +32,7 @@ def test_compiles_for_sm_90_without_spills_to_wgmma(name: str, batch: int, strea
     kernel: Any = getattr(fused, name)
     rows, warps = fused.launch(batch, backward=name == "conv_backward_kernel")
     assert rows == batch
-    constants = {"C": fused.CHUNK, "R": rows, "N": 32, "DIRECTIONS": 2, "STREAMS": streams, "x_token": 1}
+    constants = {"C": fused.FUSED_CHUNK, "R": rows, "N": 32, "DIRECTIONS": 2, "STREAMS": streams, "x_token": 1}
     constants |= {"grad_token": 1} if "grad_token" in kernel.arg_names else {}
     made = compiled(kernel, TYPES, constants, warps)
     assert made.local == 0

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.ssm.forms import Form
+
 pytest.importorskip("triton", reason="Triton is not installed")
 
 ROOT = Path(__file__).parents[3]
@@ -93,3 +95,16 @@ def test_lines_are_kept_when_a_later_one_fails(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the driver"):
         written(tmp_path, "cores", lines(), "head")
     assert [row["a"] for row in rows(tmp_path / "gpu_cores.csv")] == ["1", "2"]
+
+
+def test_a_form_that_fails_says_why_and_the_others_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import gpu
+
+    def without_chunks(*_: object) -> None:
+        raise RuntimeError("no chunks")
+
+    monkeypatch.setattr("models.ssm.core.chunked_conv", without_chunks)
+    monkeypatch.setattr(gpu, "Form", [Form.CHUNKED, Form.CONVOLUTION])
+    monkeypatch.setattr(gpu.gpu_glue, "network_errors", lambda device: iter(()))
+    lines = list(gpu.exactness(gpu.Plan.tiny(torch.device("cpu"))))
+    assert [line["verdict"] for line in lines] == ["RuntimeError: no chunks", "within"]
