@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import f_oneway
 
+from analysis.figures import search
 from analysis.rows import load_rows
 from analysis.times import load_times
 from analysis.trials import dials, explained, settings, trials
@@ -51,6 +53,19 @@ def test_trials_are_the_plans_points_or_the_searchs_own_record(tmp_path: Path) -
     assert list(found["state"]) == ["complete", "pruned", "failed"]
     assert found["value"].iloc[0] == 0.5
     assert found["value"].iloc[1:].isna().all()
+
+
+def test_marks_at_the_foot_are_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(search, "caption", lambda figure, text: said.append(text))
+    frame = pd.DataFrame({"trial": [0, 1], "value": [0.5, 0.1], "state": ["complete", "complete"]})
+    (axes,) = search.search_history(frame).axes
+    assert said.pop().endswith("at the foot: | pruned, x failed.")
+    assert list(axes.lines[1].get_ydata()) == [0.5, 0.1]
+    frame["state"] = ["complete", "infeasible"]
+    (axes,) = search.search_history(frame).axes
+    assert said.pop().endswith("at the foot: | pruned, x failed, + infeasible.")
+    assert list(axes.lines[1].get_ydata()) == [0.5]  # the best so far
 
 
 def test_times_are_read_from_every_machine(tmp_path: Path) -> None:

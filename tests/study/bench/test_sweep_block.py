@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +12,7 @@ import pytest
 from study.bench import command, suite
 from study.bench.block import BenchConfig
 from study.bench.command import families, parts
-from study.bench.config import Cell, Network, Spin, spelled, spelling_of
+from study.bench.config import Cell, Network, Protocol, Spin, spelled, spelling_of
 from study.bench.forecast import Known
 from study.bench.store import machine_folder
 from study.estimate import GUESSED_GMACS_PER_SECOND
@@ -226,3 +228,30 @@ def test_a_size_that_a_network_cannot_have_is_named(tmp_path: Path) -> None:
     sweep = parse_sweep(TEXT.replace(QUICK, "{size: 9}"), "speed")
     with pytest.raises(ConfigError, match=r"bench: .*size"):
         command.bench_sweep(sweep, force=False, plan_only=True)
+
+
+def test_damaged_rows_of_a_machine_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "runs" / "abcd" / "rows.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"half":', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"abcd/rows.jsonl:1: .*damaged; remove"):
+        Known(tmp_path)
+
+
+def test_rows_judged_by_other_bounds_have_another_protocol() -> None:
+    names = {Protocol().name, Protocol(rejected=0.5).name, Protocol(noisy=0.2).name}
+    assert len(names) == 3
+    assert Protocol().name == "bench-1-n30-s3-p3-b10"
+
+
+def test_without_git_the_speed_report_says_so(tmp_path: Path) -> None:
+    for name in ("bash", "dirname"):
+        found = shutil.which(name)
+        assert found
+        (tmp_path / name).symlink_to(found)
+    report = Path(__file__).parents[3] / ".ci" / "report"
+    done = subprocess.run(
+        [tmp_path / "bash", report], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "git is absent" in done.stdout

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from study.search.book import Book
+from study.search.book import FAILURE, Book
 from study.search.config import search_from
 from study.search.space import Distribution, choices, parse_distribution
 from study.strict import ConfigError
@@ -152,3 +152,16 @@ def test_points_outside_the_constraints_are_avoided(tmp_path: Path) -> None:
 def test_unknown_options_are_refused(tmp_path: Path, search: dict[str, object], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         book(tmp_path, **search)
+
+
+def test_a_trial_that_gave_a_value_after_all_is_not_repeated(tmp_path: Path) -> None:
+    """Two processes at one trial: one noted a failure, the other its value."""
+    made = book(tmp_path, trials=2)
+    made.fill()
+    for value in (0.5, None):
+        claim = made.claim()
+        assert claim is not None
+        claim.trial.set_user_attr(FAILURE, "bug")
+        made.tell(claim, None if value is None else [value], ignored=True)
+    made.repeat(["bug"])
+    assert made.waiting == 1
