@@ -77,14 +77,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _start_workers(count: int, arguments: list[str]) -> int:
     """The same command, several times; the first complaint is the answer. None of them outlives this process's end."""
     single = [sys.executable, "-m", "study.latents", "encode", *arguments, "--workers", "1"]
+    asked: list[int] = []
     with ExitStack() as stack:
-        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
+        # An exception out of Popen would lose the worker that it has just begun: until all are known, only listen.
+        for kind in (signal.SIGTERM, signal.SIGINT):
+            stack.callback(signal.signal, kind, signal.signal(kind, lambda kind, _: asked.append(kind)))
         workers = []
         for number in range(count):
             ranked = {**os.environ, "RANK": str(number), "WORLD_SIZE": str(count), "LOCAL_RANK": str(number)}
             heard = None if number == 0 else subprocess.DEVNULL
             workers.append(stack.enter_context(subprocess.Popen(single, env=ranked, stdout=heard)))
             stack.callback(workers[-1].terminate)  # before it is waited for
+        for kind in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(kind, signal.default_int_handler)
+        if asked:
+            raise KeyboardInterrupt
         codes = [worker.wait() for worker in workers]
     return next((code for code in codes if code), 0)
 
