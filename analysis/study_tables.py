@@ -16,6 +16,7 @@ from analysis.compute import at_equal_compute
 from analysis.published import published
 from analysis.render import table
 from analysis.rows import FINISHED, CannotShowError, Rows
+from analysis.trials import outside
 from study.comparison import Cell, Estimate, Metric, Study, differences, mean_of, read_plan, spread
 from study.results import is_higher_better
 from study.stats import holm, minimum_detectable_difference, pareto_front, t_quantile, two_sided_p
@@ -23,6 +24,7 @@ from study.stats import holm, minimum_detectable_difference, pareto_front, t_qua
 ALPHA = 0.05
 COSTS = {"params": "params", "gmacs": "GMAC", "train_pflops": "PFLOP", "images_per_second": "images/s"}
 REAL = ".real"  # what real images score: the floor, the same for every point
+OUTSIDE = "outside the constraints"
 LEAST = 3  # degrees of freedom below which a spread is little known
 
 
@@ -138,15 +140,17 @@ def dis_ablations(rows: Rows) -> pd.DataFrame:
 
 
 def search(rows: Rows, metric: str = "") -> pd.DataFrame:
-    """The points of a search, best first, for one objective."""
+    """The points of a search, best first, for one objective; those that break a constraint last."""
     names = (metric,) if metric else tuple(rows.quality()[:1])
     frame = comparison(rows, names, heading="Search, best first") if names else comparison(rows, heading="Search")
     if "mean" not in frame:
         return frame
     sign = -1 if is_higher_better(names[0]) else 1
-    order = np.argsort(sign * frame["mean"].to_numpy(), kind="stable")  # points without a result last
+    broken = frame["point"].isin(outside(rows)).to_numpy()
+    frame.loc[broken, "verdict"] = OUTSIDE
+    order = np.lexsort((sign * frame["mean"].to_numpy(), broken))  # points without a result last of their kind
     place = {int(old): new for new, old in enumerate(order)}
-    bold = [(place[line], column) for line, column in frame.attrs["bold"]]
+    bold = [(place[line], column) for line, column in frame.attrs["bold"] if not broken[line]]
     told = [*frame.attrs["notes"], f"{len(frame)} points were tried: the best of many is partly luck."]
     return table(frame.iloc[order], frame.attrs["title"], told, bold, frame.attrs["formats"])
 

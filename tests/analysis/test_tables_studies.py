@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,20 @@ def test_a_searchs_table_is_best_first_and_keeps_its_bold_cell(tmp_path: Path) -
     assert list(frame["point"]) == ["M=2", "M=4", "M=1"]
     assert frame.attrs["bold"] == [(0, "mean")]
     assert any("3 points were tried" in note for note in notes(frame))
+
+
+def test_a_point_outside_the_constraints_is_never_first(tmp_path: Path) -> None:
+    folder = sweep(tmp_path, losses({1: [0.5, 0.51], 2: [0.3, 0.31], 4: [0.4, 0.41]}))
+    points = load_rows(folder).study.cells
+    trials = [
+        {"state": "complete", "feasible": cell.label != "M=2", "objectives": {}, "runs": list(cell.runs.values())}
+        for cell in points
+    ]
+    (folder / "trials.json").write_text(json.dumps(trials), encoding="utf-8")
+    frame = tables.search(load_rows(folder))
+    assert list(frame["point"]) == ["M=4", "M=1", "M=2"]
+    assert list(frame["verdict"])[1:] == ["baseline", "outside the constraints"]
+    assert frame.attrs["bold"] == []
 
 
 def test_the_pareto_table_goes_by_cost(tmp_path: Path) -> None:
