@@ -117,7 +117,7 @@ class Lease:
     def drop_run(self) -> None:
         """Remove the run in one step, while it is ours: whoever comes next finds no folder, or one with a lease."""
         run = self.path.parent.parent
-        aside = run.with_name(f".{run.name}.{os.getpid()}.tmp")
+        aside = run.with_name(f".{run.name}.{uuid.uuid4().hex}.tmp")  # containers share process ids
         run.rename(aside)
         self._dropped = True
         shutil.rmtree(aside, ignore_errors=True)

@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -196,9 +197,7 @@ def check_writable(results: Path) -> None:
     """Refuse a results folder that cannot be made or written to, without making it."""
     try:
         existing = next(path for path in (results.absolute(), *results.absolute().parents) if path.exists())
-        probe = existing / f".probe.{os.getpid()}.tmp"
-        probe.mkdir()
-        probe.rmdir()
+        os.rmdir(tempfile.mkdtemp(dir=existing, prefix=".probe.", suffix=".tmp"))
     except OSError as error:
         raise ConfigError(f"results={str(results)!r} is not writable: {error.strerror}") from error
 
