@@ -26,9 +26,11 @@ from torch import Tensor, nn
 from models import Denoiser
 from models.denoiser import require, require_choice
 from study.atomic import write_file, write_json
+from study.captured import captured
 from study.data.images import to_uint8
 from study.diffusion import Denoise, Process, SamplerConfig, guided
 from study.draws import generator
+from study.process.base import Network
 from study.process.guidance import check_guidance
 
 log = logging.getLogger(__name__)
@@ -99,19 +101,20 @@ class Drawing:
         missing = _missing(indices, have, self.batch_size)
         done = len(indices) - sum(map(len, missing))
         self.tell(done)
+        device = next(self.denoiser.parameters()).device
         with _evaluating(self.denoiser):
+            network = captured(self.denoiser, device)
             for part in missing:
-                yield part, self._batch(part, done)
+                yield part, self._batch(network, device, part, done)
                 done += len(part)
 
     @torch.no_grad()
-    def _batch(self, indices: range, done: int) -> Samples:
-        config = self.denoiser.config
-        device = next(self.denoiser.parameters()).device
+    def _batch(self, network: Network, device: torch.device, indices: range, done: int) -> Samples:
+        config = network.config
         labels = labels_of(indices, config.classes, self.labels, self.seed)
         noise = SampleNoise(indices, (config.channels, *config.size), self.seed, device)
         steps = _Steps(self.check, self.tell, done, len(indices), self.process.calls(self.sampler))
-        denoise = steps.around(guided(self.denoiser, None if labels is None else labels.to(device), self.sampler))
+        denoise = steps.around(guided(network, None if labels is None else labels.to(device), self.sampler))
         images = self.decode(self.process.sample(denoise, noise.draw(), self.sampler, noise)).cpu()
         require(images.dtype == torch.uint8, "images.dtype", images.dtype, "torch.uint8, from `decode`")
         return Samples(images, labels)

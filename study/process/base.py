@@ -6,15 +6,25 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from models.denoiser import TIME_SCALE, require, require_choice
+from models.denoiser import TIME_SCALE, DenoiserConfig, require, require_choice
 
 Denoise = Callable[[Tensor, float], Tensor]
 """The network at one time for the whole batch: x (B,C,H,W), t in 0..1000 -> (B, C or 2C, H, W)."""
+
+
+class Network(Protocol):
+    """What samples are drawn with: a denoiser, or whatever answers as one."""
+
+    @property
+    def config(self) -> DenoiserConfig: ...
+
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor | None, /) -> Tensor: ...
+
 
 NoiseSource = Callable[[int], Tensor]
 """Gaussian noise (B,C,H,W) of the n-th executed step; it decides how noise is seeded."""

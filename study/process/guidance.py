@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.denoiser import Denoiser, DenoiserConfig, require
-from study.process.base import Denoise, SamplerConfig
+from models.denoiser import DenoiserConfig, require
+from study.process.base import Denoise, Network, SamplerConfig
 
 
-def guided(denoiser: Denoiser, labels: Tensor | None, sampler: SamplerConfig) -> Denoise:
+def guided(denoiser: Network, labels: Tensor | None, sampler: SamplerConfig) -> Denoise:
     """What a process samples with. Labels (B,), None for an unconditional backbone."""
 
     def conditional(x: Tensor, t: float) -> Tensor:
