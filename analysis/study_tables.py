@@ -31,7 +31,7 @@ LEAST = 3  # degrees of freedom below which a spread is little known
 def comparison(rows: Rows, metrics: Sequence[str] = (), heading: str = "", told: Sequence[str] = ()) -> pd.DataFrame:
     """Per metric and cell: runs, mean, difference to the baseline, p after Holm, and a verdict in words."""
     found, refused = _chosen(rows, metrics or _default(rows))
-    return _compared(rows, rows.study, found, heading or rows.name, [*told, *refused])
+    return compared(rows, found, heading or rows.name, [*told, *refused])
 
 
 def equal_compute(rows: Rows, metric: str = "val_loss") -> pd.DataFrame:
@@ -41,7 +41,7 @@ def equal_compute(rows: Rows, metric: str = "val_loss") -> pd.DataFrame:
         found = at_equal_compute(rows, metric)
     except CannotShowError as error:
         return table(pd.DataFrame(), heading, _once([*rows.remarks, str(error)]))
-    return _compared(rows, rows.study, [found], heading, ["Read from the training curves, between their points."])
+    return compared(rows, [found], heading, ["Read from the training curves, between their points."])
 
 
 def spent(rows: Rows) -> pd.DataFrame:
@@ -176,7 +176,11 @@ def _default(rows: Rows) -> list[str]:
     return [*own, first] if any(metric.name == first for metric in rows.study.metrics) else own
 
 
-def _compared(rows: Rows, study: Study, metrics: Iterable[Metric], heading: str, told: Sequence[str]) -> pd.DataFrame:
+def compared(
+    rows: Rows, metrics: Iterable[Metric], heading: str, told: Sequence[str], formats: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """The lines of metrics at hand, whether from the rows or made of them."""
+    study = rows.study
     lines: list[dict[str, object]] = []
     bold: list[tuple[int, str]] = []
     remarks, missing = [*rows.remarks, *told], _missing(rows)
@@ -190,7 +194,7 @@ def _compared(rows: Rows, study: Study, metrics: Iterable[Metric], heading: str,
         frame = frame.drop(columns=["difference", "difference ±", "p"], errors="ignore")
     if "mean ±" in frame and frame["mean ±"].notna().any():
         remarks.append(_READING if study.partner else _MEANS)
-    return table(frame, heading, _once(remarks), bold, {"difference": "+", "p": ".2g"})
+    return table(frame, heading, _once(remarks), bold, {"difference": "+", "p": ".2g", **(formats or {})})
 
 
 def _without_metrics(study: Study, missing: Mapping[str, str]) -> list[dict[str, object]]:

@@ -8,12 +8,13 @@
 
 | a study's | |
 |---|---|
-| comparison, equal_compute, spent, pareto, curve | of any sweep |
+| comparison, equal_compute, spent, pareto, curve, images_until, stability | of any sweep |
 | patch_size, hourglass, hourglass_readings, depth_width, backbones, resolution, convergence, dis_ablations, search | |
 """
 
 from __future__ import annotations
 
+from analysis.convergence_tables import images_until, stability
 from analysis.cost_tables import costs, dis_configurations, layer_costs, resolution_costs, sentences, totals
 from analysis.paper_tables import celeba_cifar, digitised, dis_imagenet, dit_models, imagenet, lsun, verdict
 from analysis.study_tables import (
@@ -35,8 +36,34 @@ from analysis.study_tables import (
 )
 
 __all__ = [
-    "backbones", "celeba_cifar", "comparison", "convergence", "costs", "curve", "depth_width", "digitised",
-    "dis_ablations", "dis_configurations", "dis_imagenet", "dit_models", "equal_compute", "hourglass",
-    "hourglass_readings", "imagenet", "layer_costs", "lsun", "pareto", "patch_size", "resolution", "resolution_costs",
-    "resolved_best", "search", "sentences", "spent", "totals", "verdict",
-]  # fmt: skip
+    "backbones",
+    "celeba_cifar",
+    "comparison",
+    "convergence",
+    "costs",
+    "curve",
+    "depth_width",
+    "digitised",
+    "dis_ablations",
+    "dis_configurations",
+    "dis_imagenet",
+    "dit_models",
+    "equal_compute",
+    "hourglass",
+    "hourglass_readings",
+    "imagenet",
+    "images_until",
+    "layer_costs",
+    "lsun",
+    "pareto",
+    "patch_size",
+    "resolution",
+    "resolution_costs",
+    "resolved_best",
+    "search",
+    "sentences",
+    "spent",
+    "stability",
+    "totals",
+    "verdict",
+]

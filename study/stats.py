@@ -259,6 +259,23 @@ def at_equal_compute(compute: ArrayLike, loss: ArrayLike, wanted: float) -> floa
     return float(np.exp(np.interp(at, x, y)))
 
 
+def first_reached(compute: ArrayLike, loss: ArrayLike, wanted: float) -> float:
+    """Where a training curve first comes down to `wanted`, between its points a power law; NaN if it never does.
+
+    A curve that begins below is not read backwards: NaN as well.
+    """
+    x, y = (np.log(_positive(name, values)) for name, values in (("compute", compute), ("loss", loss)))
+    require(wanted > 0, "wanted", wanted, "a positive loss")
+    order = np.argsort(x, kind="stable")
+    x, y, level = x[order], y[order], math.log(wanted)
+    below = np.flatnonzero(y <= level)
+    if not len(below) or below[0] == 0:
+        return math.nan
+    end = int(below[0])
+    share = (y[end - 1] - level) / (y[end - 1] - y[end])
+    return float(np.exp(x[end - 1] + share * (x[end] - x[end - 1])))
+
+
 def _percentiles(statistics: Floats, level: float) -> Interval:
     low, high = np.quantile(statistics, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -15,6 +15,7 @@ from study.stats import (
     Interval,
     at_equal_compute,
     bootstrap_interval,
+    first_reached,
     holm,
     iqm,
     minimum_detectable_difference,
@@ -144,6 +145,18 @@ def test_between_the_points_of_a_power_law_its_own_values() -> None:
     assert np.isnan(at_equal_compute(compute, loss, 0.99))
 
 
+def test_where_a_loss_is_first_reached_is_the_inverse_of_the_loss_there() -> None:
+    compute = np.array([100.0, 1.0, 10.0])
+    loss = 2 * compute**-0.3
+    for wanted in (1.9, 1.2, 0.51):
+        there = first_reached(compute, loss, wanted)
+        assert there == pytest.approx((wanted / 2) ** (-1 / 0.3))
+        assert at_equal_compute(compute, loss, there) == pytest.approx(wanted)
+    assert first_reached([1, 2, 3, 4], [4.0, 2.0, 3.0, 1.0], 2.0) == pytest.approx(2.0)  # the first time, not the last
+    assert np.isnan(first_reached(compute, loss, 0.4))
+    assert np.isnan(first_reached(compute, loss, 2.5))  # below from the start: where is not known
+
+
 def test_nonsense_is_refused() -> None:
     for call in (
         partial(paired_difference, [1.0, 2.0], [1.0]),
@@ -152,6 +165,7 @@ def test_nonsense_is_refused() -> None:
         partial(power_law, [1.0, 1.0, 1.0], [1.0, 2.0, 3.0]),
         partial(power_law, [1.0, 2.0, 3.0], [1.0, -2.0, 3.0]),
         partial(at_equal_compute, [1.0, 0.0], [1.0, 1.0], 0.5),
+        partial(first_reached, [1.0, 2.0], [1.0, 0.5], 0.0),
         partial(stratified_bootstrap_interval, [[1.0], [2.0]], np.random.default_rng(0)),
         partial(performance_profile, [[1.0], [2.0]], [0.0], np.random.default_rng(0)),
         partial(pareto_front, [1.0], [1.0, 2.0]),
