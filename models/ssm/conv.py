@@ -1,6 +1,6 @@
-"""Long convolutions: the textbook forms, and the two fast ones with their hand-written backward.
+"""Long convolutions: the textbook forms, and the fast ones with their hand-written backward.
 
-Fast forms take sequences as (H, B, L), all signals of a channel together, and two-sided filters
+Fast forms take sequences as (H, B, L), all signals of a channel together, or as they come, and two-sided filters
 w (streams, H, 2L-1) whose tap L-1+d weighs the input d steps earlier:
 y[s, h, b, i] = sum_j w[s, h, L-1+i-j] x[h, b, j]. Both directions and the D skip are one filter.
 """
@@ -133,17 +133,43 @@ def toeplitz(filters: Tensor) -> Tensor:
     return filters.unfold(-1, length, 1).flip(-2)
 
 
-def direct_conv(x: Tensor, matrices: Tensor) -> Tensor:
-    """x (H, B, L) by Toeplitz matrices (streams, H, L, L): 2L operations per output, the least at small L."""
-    return torch.matmul(x, matrices)
+def direct_conv(x: Tensor, filters: Tensor) -> Tensor:
+    """x (H, B, L) by Toeplitz matrices of filters (streams, H, 2L-1): 2L operations per output, least at small L."""
+    return torch.matmul(x, toeplitz(filters))
 
 
-def direct_conv_backward(grad: Tensor, x: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x and of the filters; a tap's gradient is the sum along its diagonal."""
+def direct_conv_backward(grad: Tensor, x: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x (H, B, L) and of the filters from that of y (streams, H, B, L)."""
+    matrices = toeplitz(filters)
     grad_x = torch.bmm(grad[0], matrices[0].mT)
     for g, matrix in zip(grad[1:], matrices[1:], strict=True):
         grad_x.baddbmm_(g, matrix.mT)
-    return grad_x, torch.stack([diagonal_sums(torch.bmm(x.mT, g)) for g in grad])
+    return grad_x, direct_filter_gradient(grad, x)
+
+
+def direct_filter_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """(streams, H, 2L-1): a tap's gradient is the sum along its diagonal of the matrix's."""
+    return torch.stack([diagonal_sums(torch.bmm(x.mT, g)) for g in grad])
+
+
+def depthwise_conv(u: Tensor, filters: Tensor) -> Tensor:
+    """u (B, L, H) by filters (streams, H, 2L-1) -> (B, L, streams * H): the direct form without a transposition.
+
+    Channels last is how u lies already. A library's convolution correlates, so taps are reversed.
+    """
+    image, padding = u.mT.unsqueeze(2), (0, u.shape[1] - 1)  # (B, H, 1, L)
+    weights = filters.flip(-1)[:, :, None, None]
+    ways = [nn.functional.conv2d(image, weight, padding=padding, groups=u.shape[2]).squeeze(2).mT for weight in weights]
+    return torch.cat(ways, dim=2) if len(ways) > 1 else ways[0].contiguous()
+
+
+def depthwise_conv_backward(grad: Tensor, filters: Tensor) -> Tensor:
+    """Gradient of u (B, L, H) from that of y (B, L, streams * H): the same convolution with its taps reversed."""
+    ways = zip(grad.split(filters.shape[1], dim=2), filters.flip(-1), strict=True)
+    total, *rest = (depthwise_conv(g, taps[None]) for g, taps in ways)
+    for way in rest:
+        total.add_(way)
+    return total
 
 
 def diagonal_sums(matrices: Tensor) -> Tensor:

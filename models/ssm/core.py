@@ -18,11 +18,13 @@ from models.ssm import forms
 from models.ssm.chunked import ChunkTables, chunk_length, chunk_tables, chunked_conv, chunked_conv_backward
 from models.ssm.conv import (
     causal_conv,
+    depthwise_conv,
+    depthwise_conv_backward,
     direct_conv,
     direct_conv_backward,
+    direct_filter_gradient,
     spectral_conv,
     spectral_conv_backward,
-    toeplitz,
     transform_length,
     two_sided,
     two_sided_backward,
@@ -40,7 +42,7 @@ from models.ssm.kernel import (
 )
 
 DIRECT_LENGTH = 64
-"""Longest sequence convolved by Toeplitz matrices (measured in benchmarks/s4d_core.py)."""
+"""Longest sequence convolved tap by tap (measured in benchmarks/s4d_core.py)."""
 
 BLOCKED_LENGTH = 512
 """Shortest sequence that is faster transposed in blocks; the lines of shorter ones stay in a CPU's first cache."""
@@ -72,7 +74,7 @@ def s4d(u: Tensor, a_re: Tensor, a_im: Tensor, c_re: Tensor, c_im: Tensor, skip:
 class Kept(NamedTuple):
     """What the forward leaves to the backward; empty tensors where that is to compute it again."""
 
-    signal: Tensor  # the direct form's sequence (B, H, L), or the conjugate of its transform (H, B, bins)
+    signal: Tensor  # the conjugate of the sequence's transform (H, B, bins); the direct forms need none
     tables: Tensor
     coarse: Tensor
     fine: Tensor
@@ -121,18 +123,29 @@ def s4d_backward(
         if not tables.numel():
             powers = power_tables(modes, u.shape[1])
             tables = _tables(modes, powers, skip, u.shape[1])
-        grad_y = channels_first(grad, skip.dtype).unflatten(0, skip.shape)
-        if tables.ndim == 4:
-            x = signal.transpose(0, 1) if signal.numel() else channels_first(u, skip.dtype)
-            grad_x, grad_filters = direct_conv_backward(grad_y, x, tables)
-        else:
-            if not signal.numel():
-                n = transform_length(u.shape[1])
-                signal = torch.fft.rfft(channels_first(u, skip.dtype), n=n).conj_physical_()
-            grad_x, grad_filters = spectral_conv_backward(grad_y, signal, tables)
+        grad_u, grad_filters = _convolve_backward(grad, u, tables, signal, skip.shape)
         grad_kernels, grad_skip = two_sided_backward(grad_filters, len(modes.a_re))
         grads = (*split_kernel_backward(grad_kernels, modes, powers), grad_skip)
-        return _as_given(grad_x, u, grads, given)
+        return grad_u, *_as_given(grads, given)
+
+
+def _convolve_backward(
+    grad: Tensor, u: Tensor, tables: Tensor, signal: Tensor, streams: torch.Size
+) -> tuple[Tensor, Tensor]:
+    """Gradients of u (B, L, H) and of the filters (streams, H, 2L-1), by the form whose tables these are."""
+    dtype = tables.dtype.to_real()
+    grad_y = channels_first(grad, dtype).unflatten(0, streams)
+    if tables.is_complex():
+        if not signal.numel():
+            n = transform_length(u.shape[1])
+            signal = torch.fft.rfft(channels_first(u, dtype), n=n).conj_physical_()
+        grad_x, grad_filters = spectral_conv_backward(grad_y, signal, tables)
+    elif _lies_for_depthwise(u, dtype):
+        grad_u = depthwise_conv_backward(grad.to(dtype), tables).to(u.dtype)
+        return grad_u, direct_filter_gradient(grad_y, channels_first(u, dtype))
+    else:
+        grad_x, grad_filters = direct_conv_backward(grad_y, channels_first(u, dtype), tables)
+    return _tokens_first(grad_x, u), grad_filters
 
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -150,12 +163,12 @@ def _chunk_backward(
         grad_x, grad_modes, grad_skip = fused.fused_conv_backward(grad_y, x, modes, fused.FusedTables(*tables))
     else:
         grad_x, grad_modes, grad_skip = chunked_conv_backward(grad_y, x, modes, ChunkTables(*tables))
-    return _as_given(grad_x, u, (*grad_modes, grad_skip), given)
+    return _tokens_first(grad_x, u), *_as_given((*grad_modes, grad_skip), given)
 
 
-def _as_given(grad_x: Tensor, u: Tensor, grads: tuple[Tensor, ...], given: tuple[Tensor, ...]) -> Gradients:
+def _as_given(grads: tuple[Tensor, ...], given: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     g0, g1, g2, g3, g4 = (g.to(of.dtype).contiguous() for g, of in zip(grads, given, strict=True))
-    return _tokens_first(grad_x, u), g0, g1, g2, g3, g4
+    return g0, g1, g2, g3, g4
 
 
 @torch.library.custom_op("ssm::s4d_tables", mutates_args=())
@@ -185,9 +198,9 @@ def _computable(u: Tensor, modes: Modes, skip: Tensor) -> tuple[Modes, Tensor]:
 
 
 def _tables(modes: Modes, powers: Powers, skip: Tensor, length: int) -> Tensor:
-    """Toeplitz matrices (streams, H, L, L) of short sequences, spectra (streams, H, bins) of long ones."""
+    """Filters (streams, H, 2L-1) of short sequences, their spectra (streams, H, bins) of long ones."""
     filters = two_sided(split_kernel(modes, powers, length), skip)
-    return toeplitz(filters) if length <= DIRECT_LENGTH else torch.fft.rfft(filters, n=transform_length(length))
+    return filters if length <= DIRECT_LENGTH else torch.fft.rfft(filters, n=transform_length(length))
 
 
 def _chunk_tables(form: Form, modes: Modes, skip: Tensor, length: int) -> list[Tensor]:
@@ -208,18 +221,24 @@ def _convolve(form: Form, u: Tensor, tables: list[Tensor], signal: Tensor | None
         from models.ssm.fused import FusedTables, fused_conv  # imports Triton
 
         y = fused_conv(channels_first(u, u.dtype), FusedTables(*tables))
-    elif tables[0].ndim == 4:
-        y = direct_conv(channels_first(u, dtype, into=signal), tables[0])
-    else:
+    elif tables[0].is_complex():
         y = spectral_conv(channels_first(u, dtype), tables[0], signal)
+    elif _lies_for_depthwise(u, dtype):
+        return depthwise_conv(u.to(dtype), tables[0]).to(u.dtype)
+    else:
+        y = direct_conv(channels_first(u, dtype), tables[0])
     return _tokens_first(y.flatten(0, 1), u)
 
 
-def channels_first(u: Tensor, dtype: torch.dtype, into: Tensor | None = None) -> Tensor:
-    """(B, L, H) -> (H, B, L) with L contiguous: a copy, in `into` (B, H, L) if given, or a view if so held."""
+def _lies_for_depthwise(u: Tensor, dtype: torch.dtype) -> bool:
+    """Where a library's kernels convolve (B, L, H) as it lies; held as (B, H, L) it is read as a matrix."""
+    on_cpu = u.device.type == "cpu" and dtype is torch.float32
+    return on_cpu and torch.backends.mkldnn.is_available() and u.is_contiguous()
+
+
+def channels_first(u: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, L, H) -> (H, B, L) with L contiguous: a copy, or a view if so held."""
     u = u.to(dtype)
-    if into is not None:
-        return into.copy_(u.mT).transpose(0, 1)
     if u.shape[1] < BLOCKED_LENGTH or u.mT.is_contiguous():
         return u.mT.contiguous().transpose(0, 1)
     return _transposed(u.reshape(-1, u.shape[2])).unflatten(1, u.shape[:2])
@@ -250,8 +269,8 @@ def _empty_like(u: Tensor, channels: int) -> Tensor:
 
 
 def _empty_signal(u: Tensor, tables: Tensor) -> Tensor:
-    b, length, h = u.shape
-    return tables.new_empty(b, h, length) if tables.ndim == 4 else tables.new_empty(h, b, tables.shape[-1])
+    b, _, h = u.shape
+    return tables.new_empty(h, b, tables.shape[-1]) if tables.is_complex() else tables.new_empty(0)
 
 
 def _empty_kept(skip: Tensor, length: int) -> Kept:
@@ -289,7 +308,7 @@ def _(
 
 def _empty_tables(skip: Tensor, length: int) -> Tensor:
     if length <= DIRECT_LENGTH:
-        return skip.new_empty(*skip.shape, length, length)
+        return skip.new_empty(*skip.shape, 2 * length - 1)
     return skip.new_empty(*skip.shape, transform_length(length) // 2 + 1, dtype=skip.dtype.to_complex())
 
 

@@ -73,6 +73,44 @@ def test_float32_is_as_exact_as_float32_can_be(length: int) -> None:
     torch.testing.assert_close(actual.double(), expected.detach(), rtol=0, atol=5e-6 * expected.abs().max().item())
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+@pytest.mark.parametrize(("directions", "streams"), LAYOUTS)
+@pytest.mark.parametrize(("batch", "length", "width"), [(1, 1, 1), (2, 7, 3), (5, 64, 1), (1, 64, 40), (3, 16, 33)])
+def test_short_sequences_are_convolved_as_they_lie(
+    batch: int, length: int, width: int, directions: int, streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float32 and tokens first, by channels: the products of the matrix form in float64, and its gradients."""
+    generator = torch.Generator().manual_seed(length)
+    u = torch.randn(batch, length, width, generator=generator, dtype=torch.float64)
+    filters = torch.randn(streams, width, 2 * length - 1, generator=generator, dtype=torch.float64)
+    grad = torch.randn(batch, length, streams * width, generator=generator, dtype=torch.float64)
+    grad_y = grad.unflatten(2, (streams, width)).permute(2, 3, 0, 1)  # (streams, H, B, L)
+    wanted = conv.direct_conv(u.permute(2, 0, 1), filters).flatten(0, 1).permute(1, 2, 0)
+    wanted_grad = conv.direct_conv_backward(grad_y, u.permute(2, 0, 1), filters)[0].permute(1, 2, 0)
+    found = conv.depthwise_conv(u.float(), filters.float())
+    found_grad = conv.depthwise_conv_backward(grad.float(), filters.float())
+    for got, right in ((found, wanted), (found_grad, wanted_grad)):
+        assert got.is_contiguous()
+        torch.testing.assert_close(got.double(), right, rtol=0, atol=3e-6 * right.abs().max().item())
+    used = []
+    monkeypatch.setattr(core, "depthwise_conv", lambda *given: used.append(1) or conv.depthwise_conv(*given))
+    assert_equal_with_gradients(example(length, directions, streams, torch.float32), 2e-5)
+    assert used
+
+
+def test_threads_do_not_change_a_short_convolution() -> None:
+    u, filters = torch.randn(16, 64, 40), torch.randn(2, 40, 127)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(conv.depthwise_conv(u, filters))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
 def test_many_slabs_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conv, "SLAB_BYTES", 2 * 8 * 2 * 2 * conv.transform_length(100))  # two of three channels
     assert_equal_with_gradients(example(100), 1e-12)
