@@ -44,6 +44,16 @@ def equal_compute(rows: Rows, metric: str = "val_loss") -> pd.DataFrame:
     return compared(rows, [found], heading, ["Read from the training curves, between their points."])
 
 
+def against(rows: Rows, partner: Mapping[str, str]) -> Rows:
+    """The same rows with only these points compared, each with the one that is named."""
+    labels = {cell.label for cell in rows.study.cells}
+    unknown = ({*partner, *partner.values()} - labels) if labels else set()
+    if unknown:
+        raise CannotShowError(f"{rows.name} has no point {min(unknown)}: there are {', '.join(sorted(labels))}.")
+    known = {**partner, **{base: base for base in partner.values()}} if labels else {}
+    return replace(rows, study=replace(rows.study, partner=known))
+
+
 def spent(rows: Rows) -> pd.DataFrame:
     """Per cell what it is and what it took, in means over its runs; a failed one with its reason."""
     found, refused = _chosen(rows, tuple(name for name in COSTS if any(m.name == name for m in rows.study.metrics)))
