@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor, cat, nn
 
 from models.denoiser import Denoiser, DenoiserConfig, register, require, require_choice
+from models.layers.devices import prefers_channels_last
 from models.layers.embeddings import timestep_embedding
 from models.layers.unet_blocks import (
     AttentionBlock,
@@ -320,6 +322,8 @@ class UNet(Denoiser):
 
     def denoise(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         emb, context = self._condition(timestep_embedding(t, self.config.width).to(x.dtype), y)
+        if prefers_channels_last(x):  # every layer keeps it; weights stay as optimisers and checkpoints know them
+            x = x.to(memory_format=torch.channels_last)
         skips: list[Tensor] = []
         for stage in self.input_blocks:
             x = stage(x, emb, context)
@@ -327,7 +331,7 @@ class UNet(Denoiser):
         x = self.middle_block(x, emb, context)
         for stage in self.output_blocks:
             x = stage(cat([x, skips.pop()], dim=1), emb, context)
-        return self.out(x)
+        return self.out(x).contiguous()
 
     def _condition(self, time: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """For the residual blocks (B, 4 width); for the transformers (B, 1, context width)."""

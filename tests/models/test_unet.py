@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from models import build, named_config
+from models import Denoiser, build, named_config
+from models.layers.devices import norms_keep_channels_last, prefers_channels_last
 from models.layers.unet_blocks import AttentionBlock, SpatialTransformer
 from models.unet import SIZES, UNet, UNetConfig, layout
 from tests.models.conformance import counted_macs
@@ -242,6 +244,50 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(model(*batch), model(*batch))
     model.eval()
     assert torch.equal(model(*batch), model(*batch))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("family", ["adm", "ldm"])
+def test_channels_last_is_kept_throughout_and_changes_nothing(
+    family: str, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA: every norm and 2-D convolution gives channels side by side, and gradients are those of old."""
+    changes = {"attention": "transformer", "resample": "conv", "modulation": "add"} if family == "ldm" else {}
+    torch.manual_seed(0)
+    network = build("unet-tiny", channels=channels, **changes)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    given = torch.randn(2, channels, 8, 8), torch.tensor([3.0, 700.0]), torch.tensor([1, 2])
+    expected = gradients(network, *given)
+    monkeypatch.setattr("models.unet.prefers_channels_last", lambda x: True)
+    kept: list[bool] = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.ndim == 4:
+            kept.append(output.is_contiguous(memory_format=torch.channels_last))
+
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm | nn.Conv2d):
+            module.register_forward_hook(look)
+    for actual, wanted in zip(gradients(network, *given), expected, strict=True):
+        assert actual.is_contiguous()  # a fused optimiser walks through weights, gradients and moments side by side
+        assert (actual - wanted).norm() <= 1e-5 * max(1.0, wanted.norm().item())
+    assert len(kept) > 20
+    assert all(kept)
+
+
+def gradients(network: Denoiser, *given: Tensor) -> list[Tensor]:
+    """The output, and the gradient of every parameter."""
+    network.zero_grad()
+    output = network(*given)
+    output.square().mean().backward()
+    return [output.detach(), *(parameter.grad for parameter in network.parameters() if parameter.grad is not None)]
+
+
+def test_norms_on_a_cpu_keep_channels_last() -> None:
+    assert norms_keep_channels_last(torch.device("cpu"))
+    assert not prefers_channels_last(torch.zeros(1, 2, 2, 2))  # and yet it is not worth it there
 
 
 def test_tokens_and_cost_grow_with_depth_and_area() -> None:
