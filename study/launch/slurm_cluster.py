@@ -196,6 +196,13 @@ def this_job() -> str:
     return os.environ.get("SLURM_JOB_ID", "")
 
 
+def this_task() -> str:
+    """What SLURM's commands are to be told instead: the number of an array's last task means all of the array."""
+    number, index = this_job(), os.environ.get("SLURM_ARRAY_TASK_ID", "")
+    shared = bool(number) and os.environ.get("SLURM_ARRAY_JOB_ID") == number  # a job sent by an array inherits both
+    return f"{number}_{index}" if shared else number
+
+
 def this_restart() -> int:
     """How often SLURM started this job again before this time."""
     return int(os.environ.get("SLURM_RESTART_COUNT", 0))

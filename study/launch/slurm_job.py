@@ -20,7 +20,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from study.interruption import POLITE
-from study.launch.slurm_cluster import PATIENCE, ask, this_job, this_rank, this_restart
+from study.launch.slurm_cluster import PATIENCE, ask, this_job, this_rank, this_restart, this_task
 from study.launch.slurm_record import Submission, read_record
 from study.run_directory import Failure, State, Status
 from study.strict import ConfigError
@@ -71,7 +71,7 @@ class Standing:
 
     @classmethod
     def asked(cls) -> Standing | None:
-        told = ask("scontrol", "show", "job", "-o", this_job())
+        told = ask("scontrol", "show", "job", "-o", this_task())
         return None if told is None else cls.read(told.splitlines()[0], time.time())
 
     @classmethod
@@ -255,7 +255,7 @@ def note_silent_end(task: Task) -> State:
 
 def requeue() -> bool:
     with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(["scontrol", "requeue", this_job()], timeout=PATIENCE, check=False).returncode == 0
+        return subprocess.run(["scontrol", "requeue", this_task()], timeout=PATIENCE, check=False).returncode == 0
     return False
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.launch.slurm_cluster import COLUMNS, Job, parse_ended, parse_job
+from study.launch.slurm_cluster import COLUMNS, Job, parse_ended, parse_job, this_task
 from study.launch.slurm_end import end_of
 from study.launch.slurm_job import Standing, reason_to_leave, seconds_of
 from study.launch.slurm_packs import packed
@@ -88,6 +88,25 @@ def test_a_job_that_is_no_array_is_its_own_first_task() -> None:
 )
 def test_a_row_of_accounting_is_read_as_it_was_meant(line: str, meant: Job) -> None:
     assert parse_ended(line) == meant
+
+
+@pytest.mark.parametrize(
+    ("job", "array", "index", "name"),
+    [
+        ("9", "7", "1", "9"),
+        ("7", "7", "2", "7_2"),  # the last task of an array: 7 would be all of it
+        ("7", "", "", "7"),
+        ("9", "7", "2", "9"),  # no array itself, but submitted by a task of one
+        ("", "", "", ""),
+    ],
+)
+def test_a_job_speaks_of_itself_alone(
+    job: str, array: str, index: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"SLURM_JOB_ID": job, "SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": index}
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value) if value else monkeypatch.delenv(variable, raising=False)
+    assert this_task() == name
 
 
 @pytest.mark.parametrize(
