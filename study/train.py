@@ -84,7 +84,7 @@ class Trainer:
         self.held_out = load(config.data, "heldout").ready(config.train.validate_images)
         if config.machine.checkpoint_activations:
             recompute_blocks(self.network)
-        self.forward: nn.Module = torch.compile(self.network) if config.machine.compile else self.network  # type: ignore[assignment]
+        self.forward: nn.Module = compiled(self.network, config.machine.compile)
         self.parallel: DistributedDataParallel | None = None
         self.images = 0  # trained on so far
         self.logged = 0  # `images` when `take_loss` was last called
@@ -354,6 +354,12 @@ def new_network(config: RunConfig) -> Denoiser:
     """The run's backbone with fresh weights, on the CPU whatever the device: they depend on the seed alone."""
     torch.manual_seed(config.seeds.init)
     return backbones()[backbone_name(config.backbone)].denoiser(config.backbone)
+
+
+def compiled(network: nn.Module, how: bool | str) -> nn.Module:
+    """`reduce-overhead`, on CUDA: forward and backward pass are also replayed as graphs, each one launch."""
+    mode = how if isinstance(how, str) else None
+    return torch.compile(network, mode=mode) if how else network  # type: ignore[return-value]
 
 
 def _paired(average: Denoiser, network: Denoiser) -> list[Tensor]:

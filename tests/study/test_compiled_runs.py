@@ -13,6 +13,7 @@ import torch
 from study.compose import resolve
 from study.distributed import Ranks
 from study.run import main
+from study.strict import ConfigError
 from study.train import Trainer
 from tests.study.ranked import finish, start
 from tests.study.short_run import SMALL, equal_to, fail_at, finished
@@ -27,6 +28,26 @@ def test_a_compiled_run_resumes_exactly(tmp_path: Path, monkeypatch: pytest.Monk
     assert main(words) == 128 + signal.SIGTERM
     torch.compiler.reset()
     equal_to(finished([*COMPILED, f"results={tmp_path / 'whole'}"]), words)
+
+
+@pytest.mark.parametrize(("word", "mode"), [("true", None), ("reduce-overhead", "reduce-overhead")])
+def test_the_compiler_is_told_how(word: str, mode: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr(torch, "compile", lambda network, **how: told.append(how) or network)
+    Trainer(resolve(["backbone=dit-tiny", f"machine.compile={word}"]), torch.device("cpu"))
+    assert told == [{"mode": mode}]
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("machine.micro_batch=8", r"machine\.micro_batch=8 is not valid: must be 0 \(the whole batch\) with compile="),
+        ("machine.compile=overhead", r"machine\.compile='overhead' is not valid.*did you mean reduce-overhead"),
+    ],
+)
+def test_refuses_what_cannot_be_replayed(word: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        resolve(["backbone=dit-tiny", "machine.compile=reduce-overhead", word])
 
 
 def compiled_steps(ranks: Ranks) -> None:
