@@ -1,11 +1,13 @@
 """What a sweep found: its table, what is noise and what is not, and its plots.
 
-python -m study.answer results/ablate_M
+python -m study.answer ablate_M
 """
 
 from __future__ import annotations
 
+import argparse
 import io
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,10 +19,13 @@ from rich.table import Table
 
 from study.answer_plots import draw
 from study.atomic import write_file, write_text
-from study.comparison import Cell, Estimate, Metric, Study, differences, mean_of, read_plan, study_of
+from study.command_line import finish
+from study.comparison import Cell, Estimate, Metric, Study, differences, mean_of, study_of
+from study.options import answer_parser
+from study.plan_file import read_plan
 from study.run_directory import RunDirectory
+from study.status import find_sweep
 from study.store import load, runs
-from study.strict import ConfigError
 from study.unscored import lines_of_many, read_unscored
 
 UNWRAPPED = 180  # columns
@@ -219,15 +224,28 @@ def _render(table: Table) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
+def as_tree(folder: Path) -> dict[str, Any]:
+    """The answer for machines: every metric of every cell, and what is missing."""
+    plan = read_plan(folder)
+    identities = [point["run"] for point in plan["points"]]
+    study = study_of(plan, load(folder, identities))
+    lines = json.loads(frame(study).to_json(orient="records", double_precision=15))
+    return {
+        "sweep": study.name,
+        "question": study.question,
+        "cells": lines,
+        "missing": missing(folder, study, identities),
+    }
+
+
 def main(given: Sequence[str]) -> int:
-    if len(given) != 1 or given[0].startswith("-"):
-        print(__doc__)
-        return 0 if given and given[0] in ("-h", "--help") else 2
-    try:
-        print(answer(Path(given[0])))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = answer_parser().parse_args(given)
+    return finish(lambda: _answer(options))
+
+
+def _answer(options: argparse.Namespace) -> int:
+    folder = find_sweep(options.results, options.sweep)
+    print(json.dumps(as_tree(folder), indent=2) if options.json else answer(folder))
     return 0
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from study.command_line import add_results, command_parser, finish
 from study.launch import slurm_cluster
 from study.launch.slurm_record import open_records
 from study.lease import this_machine
@@ -48,18 +49,20 @@ def _interrupt(view: RunView) -> str:
     return f"{view.directory.identity}: process {holder.pid} was asked to stop"
 
 
-def main(given: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m study.cancel", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments() -> argparse.ArgumentParser:
+    parser = command_parser("cancel", __doc__)
     parser.add_argument("sweep", help="its name, or its folder")
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    options = parser.parse_args(given)
-    try:
-        print("\n".join(cancel(find_sweep(options.results, options.sweep))))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    add_results(parser)
+    return parser
+
+
+def main(given: Sequence[str]) -> int:
+    options = arguments().parse_args(given)
+    return finish(lambda: _cancel(options))
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    print("\n".join(cancel(find_sweep(options.results, options.sweep))))
     return 0
 
 

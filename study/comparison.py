@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from study.plan_file import read_plan as read_plan
 from study.stats import t_quantile
-from study.strict import ConfigError
 from study.sweep_file import REPLICATES, Value, shown, spelling
 
 FLOOR = ".real"  # ends the name of what real images score
@@ -85,18 +84,6 @@ class Study:
 
     def cell(self, label: str) -> Cell:
         return next(cell for cell in self.cells if cell.label == label)
-
-
-def read_plan(folder: Path) -> dict[str, Any]:
-    """The `plan.json` of a sweep."""
-    file = folder / "plan.json"
-    try:
-        plan: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{folder} is no sweep's folder: {file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{file} is damaged: {error}; the same sweep writes it anew") from error
-    return plan
 
 
 def read_study(folder: Path, rows: pd.DataFrame) -> Study:

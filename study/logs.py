@@ -1,4 +1,7 @@
-"""The log of one run: `python -m study.logs 3f2a [--results results] [--follow]`, by the beginning of its id."""
+"""The log of one run, by the beginning of its id.
+
+python -m study.logs 3f2a --follow
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
+from study.command_line import add_results, command_parser, finish
 from study.run_directory import RunDirectory
 from study.status import find_run, view
 from study.strict import ConfigError
@@ -28,25 +31,28 @@ def follow(log: Path, results: Path, run: str) -> None:
             time.sleep(POLL)
 
 
-def main(given: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m study.logs", description=__doc__)
+def arguments() -> argparse.ArgumentParser:
+    parser = command_parser("logs", __doc__)
     parser.add_argument("run", help="the run's id, or the beginning of it")
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    add_results(parser)
     parser.add_argument("--follow", action="store_true", help="go on as long as the run does")
-    options = parser.parse_args(given)
-    try:
-        run = find_run(options.results, options.run)
-        log = RunDirectory(options.results, run).log
-        if not log.exists():
-            raise ConfigError(f"run {run} has no log: it has not begun")
-        with suppress(KeyboardInterrupt):
-            if options.follow:
-                follow(log, options.results, run)
-            else:
-                sys.stdout.write(log.read_text(encoding="utf-8", errors="replace"))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser
+
+
+def main(given: Sequence[str]) -> int:
+    options = arguments().parse_args(given)
+    return finish(lambda: _logs(options))
+
+
+def _logs(options: argparse.Namespace) -> int:
+    run = find_run(options.results, options.run)
+    log = RunDirectory(options.results, run).log
+    if not log.exists():
+        raise ConfigError(f"run {run} has no log: it has not begun")
+    if options.follow:
+        follow(log, options.results, run)
+    else:
+        sys.stdout.write(log.read_text(encoding="utf-8", errors="replace"))
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -44,6 +46,15 @@ def print_plan(plan: Plan, memory: bool = False) -> None:
         console.print(table)
     for line in [*totals(plan, costs, stands, speed), *empty_columns(point.config for point in plan.points)]:
         console.print(line, markup=False)
+
+
+def plan_tree(plan: Plan) -> dict[str, Any]:
+    """The plan for machines: what `plan.json` will hold, and of every point how it stands and what it costs."""
+    speed = plan.sweep.throughput or recorded_speed(plan.results)
+    tree = plan.as_tree()
+    for told, point in zip(tree["points"], plan.points, strict=True):
+        told |= {"state": str(standing(point)[0]), "cost": asdict(estimate(point.config, speed))}
+    return {"results": str(plan.results), **tree}
 
 
 def totals(plan: Plan, costs: dict[str, Cost], stands: dict[str, Standing], speed: Speed | StatedSpeed) -> list[str]:

@@ -13,35 +13,37 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from study.command_line import add_results, command_parser, finish
 from study.strict import ConfigError
 
-RESULTS = Path("results")
+
+def arguments() -> argparse.ArgumentParser:
+    parser = command_parser("report", __doc__)
+    parser.add_argument("sweeps", nargs="+", type=Path, metavar="SWEEP", help="a sweep's folder or name, or a store")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the page and its files go")
+    add_results(parser)
+    return parser
 
 
 def main(given: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m study.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("sweeps", nargs="+", type=Path, metavar="SWEEP", help="a sweep's folder or name, or a store")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the page and its files go")
-    options = parser.parse_args(given)
-    try:
-        folders = [_folder(sweep) for sweep in options.sweeps]
-        out = options.out or (folders[0] if len(folders) == 1 else folders[0].parent) / "report"
-        from analysis.report import write_report  # the one import upwards: this module is the analysis' door
+    options = arguments().parse_args(given)
+    return finish(lambda: _report(options))
 
-        print(write_report(folders, out))
-    except (ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+def _report(options: argparse.Namespace) -> int:
+    folders = [_folder(options.results, sweep) for sweep in options.sweeps]
+    out = options.out or (folders[0] if len(folders) == 1 else folders[0].parent) / "report"
+    from analysis.report import write_report  # the one import upwards: this module is the analysis' door
+
+    print(write_report(folders, out))
     return 0
 
 
-def _folder(sweep: Path) -> Path:
-    found = next((folder for folder in (sweep, RESULTS / sweep) if folder.is_dir()), None)
+def _folder(results: Path, sweep: Path) -> Path:
+    found = next((folder for folder in (sweep, results / sweep) if folder.is_dir()), None)
     if found is None:
-        known = sorted(plan.parent.name for plan in RESULTS.glob("*/plan.json"))
-        there = f"; {RESULTS}/ has {', '.join(known)}" if known else ""
+        known = sorted(plan.parent.name for plan in results.glob("*/plan.json"))
+        there = f"; {results}/ has {', '.join(known)}" if known else ""
         raise ConfigError(f"{sweep} is no folder of results: give a sweep's folder or its name{there}")
     return found
 

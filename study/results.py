@@ -1,6 +1,6 @@
 """Rows: one typed, self-sufficient result each; and their files.
 
-python -m study.results verify|prune|migrate|export [results]
+python -m study.results verify|prune|migrate|export
 """
 
 from __future__ import annotations

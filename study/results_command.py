@@ -6,6 +6,7 @@
     python -m study.results export ablate_M a.csv --wide
     python -m study.results migrate train.new=0 'train.old->train.other'
 
+`verify` ends with 1 if it finds a fault.
 `migrate` carries finished runs over a change of keys that did not change what they mean: new keys get the
 value that was in effect before there was a choice. Each run moves to its new id and notes the old one.
 """
@@ -13,20 +14,18 @@ value that was in effect before there was a choice. Each run moves to its new id
 from __future__ import annotations
 
 import argparse
-import sys
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.strict import ConfigError
+from study.command_line import add_json, add_results, command_parser, finish
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m study.results", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("verify", help="check every run")
+    parser = command_parser("results", __doc__)
+    add_results(parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="VERB")
+    add_json(commands.add_parser("verify", help="check every run"))
     prune = commands.add_parser("prune", help="remove what nothing needs")
     prune.add_argument("--checkpoints", action="store_true", help="also those of finished runs")
     export = commands.add_parser("export", help="write a CSV file")
@@ -40,20 +39,16 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(given: Sequence[str]) -> int:
     options = arguments().parse_args(given)
-    try:
-        return _COMMANDS[options.command](options)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+    return finish(lambda: _COMMANDS[options.command](options))
 
 
 def _verify(options: argparse.Namespace) -> int:
     from study.upkeep import verify
 
     faults = verify(options.results)
+    if options.json:
+        print(json.dumps([{"run": fault.run, "fault": fault.what} for fault in faults], indent=2))
+        return 1 if faults else 0
     for fault in faults:
         print(fault)
     print(f"{options.results}: {len(faults)} faults" if faults else f"{options.results}: every run is whole")

@@ -1,13 +1,4 @@
-"""One run, start to finish: train, validate, sample, and leave rows; continue where it stopped when called again.
-
-    python -m study.run backbone=diffussm-tiny data=digits8 train=quick backbone.M=2 seed=0
-
-Every argument is an override in hydra's grammar: a preset (`train=quick`) or a value (`train.lr=1e-3`).
-Without any: dit-tiny on digits8, about a minute. A run that is done is not done again: its rows are shown, with
-those of `score=...` added if they are new.
-With several processes, one per GPU: `torchrun --nproc-per-node 8 -m study.run ...`; the same run, with the same id.
-Exit codes: 0 done, 1 failed (see state.json), 2 bad input (nothing was left behind), 128 + n stopped by signal n.
-"""
+"""One run, start to finish: train, validate, sample, and leave rows; continue where it stopped when called again."""
 
 from __future__ import annotations
 
@@ -28,12 +19,14 @@ from study import unscored
 from study.allocator import keep_freed_memory
 from study.attempt import Attempt, Hear, quality
 from study.checkpoint import CheckpointFolder
+from study.command_line import STOPPED, finish
 from study.compose import resolve
 from study.config import RunConfig
 from study.distributed import LostRankError, Ranks, current, is_lost, join
 from study.interruption import PrunedError, StoppedError, StopRequest
 from study.latents.decode import check_decoder
 from study.lease import Holding, already_held, hold
+from study.options import run_parser
 from study.provenance import provenance
 from study.results import read_rows
 from study.run_directory import Failure, RunDirectory, State, Status
@@ -293,15 +286,17 @@ def exit_code(state: State) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(__doc__)
-        return 0
+    words = run_parser().parse_intermixed_args(arguments).words
+    return finish(lambda: _joined(words))
+
+
+def _joined(words: Sequence[str]) -> int:
     try:
         with join() as ranks:
-            return _main(arguments, ranks)
-    except (ConfigError, LostRankError) as error:
+            return _main(words, ranks)
+    except LostRankError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return 1
 
 
 def _main(arguments: Sequence[str], ranks: Ranks) -> int:
@@ -322,7 +317,7 @@ def _main(arguments: Sequence[str], ranks: Ranks) -> int:
         complain(f"error: {failure}: {reason}", ranks)
         return 1
     except KeyboardInterrupt:
-        return 130
+        return STOPPED
     finally:
         logging.getLogger("study").removeHandler(handler)
     if state.status is Status.DONE and ranks.is_first:

@@ -14,15 +14,17 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from study import unscored
+from study.command_line import add_json, add_results, command_parser, finish
 from study.launch.slurm_cluster import Job
 from study.launch.slurm_end import end_of
 from study.launch.slurm_record import Place, all_open_records, look, places, slurm_folder
 from study.lease import Claim, newest
+from study.plan_file import read_runs
 from study.run_directory import Failure, RunDirectory, State, Status
 from study.strict import ConfigError, nearest
 
@@ -159,8 +161,7 @@ def view(results: Path, run: str, label: str = "", waiting: Queue | None = None)
 
 def sweep_views(folder: Path, waiting: Queue) -> list[RunView]:
     """Every run of a sweep, in its order."""
-    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    return [view(folder.parent, point["run"], point["label"], waiting) for point in plan["points"]]
+    return [view(folder.parent, run, label, waiting) for run, label in read_runs(folder).items()]
 
 
 def progress(directory: RunDirectory) -> str:
@@ -273,30 +274,64 @@ def find_run(results: Path, name: str) -> str:
     raise ConfigError(f"{name} is no sweep and no run in {results}{nearest(name, sweeps) if sweeps else ''}")
 
 
-def _frames(results: Path, name: str | None, watch: bool) -> Iterator[list[str]]:
+def as_tree(results: Path, name: str | None, ask: Ask = queue_of) -> dict[str, Any]:
+    """The same as `describe`, for machines: {"sweeps": {folder: {"runs": [...]}}}, or {"runs": [...]} of one."""
+    if name is None:
+        folders = sorted(plan.parent for plan in results.glob("*/plan.json"))
+        waiting = ask(results)
+        return {"sweeps": {str(folder): _tree_of(sweep_views(folder, waiting)) for folder in folders}}
+    folder = sweep_folder(results, name)
+    if folder is None:
+        return _tree_of([view(results, find_run(results, name), "", ask(results))])
+    return {"sweep": str(folder), **_tree_of(sweep_views(folder, ask(folder.parent)))}
+
+
+def _tree_of(views: Sequence[RunView]) -> dict[str, Any]:
+    runs = [
+        {
+            "run": each.directory.identity,
+            "label": each.label,
+            "standing": each.standing,
+            "detail": each.detail,
+            **asdict(each.state),
+            "unscored": unscored.read_unscored(each.directory.unscored),
+        }
+        for each in views
+    ]
+    return {"standings": dict(Counter(each.standing for each in views)), "runs": runs}
+
+
+def _frames(options: argparse.Namespace) -> Iterator[str]:
+    """What to print, again and again if asked; JSON then takes one line each time."""
     ask = Glimpses()
-    yield describe(results, name, ask)
-    while watch:
+    while True:
+        if options.json:
+            yield json.dumps(as_tree(options.results, options.name, ask), indent=None if options.watch else 2)
+        else:
+            yield "\n".join(describe(options.results, options.name, ask))
+        if not options.watch:
+            return
         time.sleep(WATCH)
-        yield describe(results, name, ask)
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = command_parser("status", __doc__)
+    parser.add_argument("name", nargs="?", help="a sweep or a run")
+    add_results(parser)
+    parser.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
+    add_json(parser)
+    return parser
 
 
 def main(given: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m study.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name", nargs="?", help="a sweep or a run")
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    parser.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
-    options = parser.parse_args(given)
-    clear = "\x1b[2J\x1b[H" if options.watch and sys.stdout.isatty() else ""
-    try:
-        with suppress(KeyboardInterrupt):
-            for lines in _frames(options.results, options.name, options.watch):
-                print(clear + "\n".join(lines), flush=True)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = arguments().parse_args(given)
+    return finish(lambda: _status(options))
+
+
+def _status(options: argparse.Namespace) -> int:
+    clear = "\x1b[2J\x1b[H" if options.watch and not options.json and sys.stdout.isatty() else ""
+    for text in _frames(options):
+        print(clear + text, flush=True)
     return 0
 
 

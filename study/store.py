@@ -17,6 +17,7 @@ import pandas as pd
 import yaml
 
 from study.atomic import canonical_json, write_file
+from study.plan_file import read_runs
 from study.results import Row, read_rows
 from study.strict import ConfigError
 
@@ -89,11 +90,7 @@ def index(results: Path) -> Frames:
 
 def sweep_runs(folder: Path) -> list[str]:
     """The runs that a sweep means, in its order."""
-    file = folder / "plan.json"
-    try:
-        return [point["run"] for point in json.loads(file.read_text(encoding="utf-8"))["points"]]
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"{file} is damaged: {error}; the same sweep writes it anew") from error
+    return list(read_runs(folder))
 
 
 def _frames(path: str | Path, identities: Sequence[str] | None = None) -> tuple[Frames, list[str]]:

@@ -4,13 +4,14 @@
     python -m study.sweep sweeps/ablate_M.yaml --plan
     python -m study.sweep sweeps/ablate_M.yaml train.images=50_000 'axes.seed=[0,1,2,3]' launcher.workers=2
 
-Words after the file override it, in hydra's grammar; docs/sweeps.md has every key.
-Exit codes: 0 all done, 1 some runs failed, 2 bad input (nothing was launched), 130 stopped.
+Words after the file override it, in hydra's grammar; docs/sweeps.md has every key. `results=DIR` is where
+everything goes (results/). Bad input is said before anything is launched.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -20,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from study.command_line import STOPPED, add_json, command_parser, finish
 from study.strict import ConfigError, nearest
 
 if TYPE_CHECKING:  # --help must not wait for torch
@@ -30,16 +32,13 @@ if TYPE_CHECKING:  # --help must not wait for torch
     from study.run_directory import State
     from study.sweep_file import Sweep
 
-STOPPED = 130
-
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m study.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("sweep", __doc__)
     parser.add_argument("file", type=Path, help="the sweep file")
     parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
     parser.add_argument("--plan", action="store_true", help="print what would be done, and stop")
+    add_json(parser)
     parser.add_argument("--retry", default="", metavar="CLASS", help="also redo failed runs: failed, oom, timeout, ...")
     parser.add_argument("--force", action="store_true", help="redo every run; what there is stays in its old-<n>/")
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first failed run")
@@ -52,14 +51,7 @@ def arguments() -> argparse.ArgumentParser:
 def main(given: Sequence[str], work: Work | None = None) -> int:
     """`work` replaces what is done with each run."""
     options = arguments().parse_intermixed_args(given)
-    try:
-        return _sweep(options, work)
-    except ConfigError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return STOPPED
+    return finish(lambda: _sweep(options, work))
 
 
 def _sweep(options: argparse.Namespace, work: Work | None) -> int:
@@ -68,12 +60,14 @@ def _sweep(options: argparse.Namespace, work: Work | None) -> int:
     from study.sweep_file import read_sweep
 
     sweep = read_sweep(options.file, options.words)
+    if options.json and (not options.plan or sweep.bench or sweep.search):
+        raise ConfigError("--json prints the plan of a grid: it goes with --plan, and with neither bench nor search")
     if sweep.bench:
         return _timed(sweep, options)
     if isinstance(sweep.launcher, LocalConfig) and not options.plan:
         warm_up(sweep.launcher.threads)
     from study.plan import make_plan
-    from study.plan_table import print_plan
+    from study.plan_table import plan_tree, print_plan
     from study.run import run, talk_to_console
 
     sweep = _following(sweep, options)
@@ -83,6 +77,9 @@ def _sweep(options: argparse.Namespace, work: Work | None) -> int:
 
         return search_sweep(sweep, wishes, work or run, options.plan, options.resubmit)
     plan = make_plan(sweep)
+    if options.json:
+        print(json.dumps(plan_tree(plan), indent=2))
+        return 0
     print_plan(plan, memory=options.plan)
     if options.plan:
         return 0

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from study.compose import resolve
-from study.data.__main__ import parser as data_parser
 from study.estimate import estimate
 from study.interchange.command import parser as interchange_parser
 from study.latents.command import data_config, encode_parser
+from study.options import data_parser, score_parser
 from study.plan import make_plan
-from study.score.__main__ import parser as score_parser
 from study.sweep import arguments as sweep_parser
 from study.sweep_file import read_sweep
 

@@ -1,6 +1,10 @@
-"""`python -m study.bench dit-tiny diffussm-tiny --size 16 --batch 1 8 --mode forward train sample`
+"""Time backbones on this machine; the first name is the baseline.
 
-The first name is the baseline. Others: `scaling`, `lengths`, `compare A B`, `record`; each tells its own --help.
+    python -m study.bench dit-tiny diffussm-tiny --size 16 --batch 1 8 --mode forward train sample
+    python -m study.bench compare OLD NEW
+
+Others: `scaling`, `lengths`, `compare A B`, `record`; each tells its own --help. Interrupted, what was measured in
+full is kept.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from study.bench.scaling import lengths, scaling
 from study.bench.store import everything, machine_folder, save
 from study.bench.suite import run_suite
 from study.bench.table import print_lines, table_line
+from study.command_line import STOPPED, add_json, command_parser, finish
 from study.cost.summary import at_pixels
 
 SMALL_SUITE = ["dit-tiny", "diffussm-tiny", "dis-tiny", "unet-tiny"]
@@ -34,7 +39,7 @@ BRIEF = Protocol(min_samples=40, min_seconds=1.0, repeats=5, blocks=4)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m study.bench", description=__doc__.splitlines()[0])
+    made = command_parser("bench", __doc__)
     made.add_argument(
         "names", nargs="*", help="backbones such as dit-s/2 or diffussm-s:M=4, the first is the baseline; spin:N"
     )
@@ -128,7 +133,7 @@ def tell(words: str) -> None:
 
 
 def other_parser(command: str) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=f"python -m study.bench {command}", description=COMMANDS[command])
+    made = command_parser(f"bench {command}", f"{COMMANDS[command]}\n\n    python -m study.bench {EXAMPLES[command]}")
     if command == "compare":
         add_compared(made)
         return made
@@ -156,11 +161,17 @@ def add_compared(made: argparse.ArgumentParser) -> None:
     made.add_argument("--names", nargs="+", default=SMALL_SUITE, help="of checkouts: what to time (tiny sizes)")
     made.add_argument("--batch", nargs="+", type=int, default=[8])
     made.add_argument("--mode", nargs="+", choices=MODES, default=["train"])
-    made.add_argument("--json", action="store_true")
+    add_json(made)
     add_machine(made)
     add_protocol(made, BRIEF)
 
 
+EXAMPLES = {
+    "scaling": "scaling dit-s/2 diffussm-s --side 8 16 32",
+    "lengths": "lengths --length 64 256 1024 --form s4d attention",
+    "compare": "compare ../before . --names dit-tiny --mode train",
+    "record": "record --part layers",
+}
 COMMANDS = {
     "scaling": "Time against the side of the input: exponents, and where one backbone overtakes another.",
     "lengths": "The S4D layer, its textbook form and attention against sequence length.",
@@ -213,18 +224,21 @@ def other(command: str, argv: Sequence[str], console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    return finish(lambda: _bench(words), (RefusedError,))
+
+
+def _bench(words: Sequence[str]) -> int:
     console = Console()
     try:
         if words and words[0] in COMMANDS:
             other(words[0], words[1:], console)
         else:
             bench(words, console)
-    except (RefusedError, ValueError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        raise RefusedError(" ".join(str(error).split())) from error
     except KeyboardInterrupt:
         print("interrupted: what was measured in full is kept", file=sys.stderr)
-        return 130
+        return STOPPED
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,36 +13,16 @@ import yaml
 from rich.console import Console
 
 from models.denoiser import DenoiserConfig, named_config, require
+from study.command_line import finish
 from study.cost.match import parse
 from study.cost.summary import Cost, at_pixels, cost
 from study.cost.table import Asked, as_csv, as_json, as_latex, print_audit, print_modules, print_rows, row
-from study.strict import from_tree, to_tree
+from study.options import cost_parser
+from study.strict import ConfigError, from_tree, to_tree
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m study.cost", description="Parameters, MACs and memory on paper.")
-    parser.add_argument("what", nargs="*", help="backbone names such as dit-xl/2, or sweep files")
-    parser.add_argument("--size", nargs="+", type=int, metavar="PX", help="image sides in pixels")
-    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="replace config fields, as M=4")
-    parser.add_argument("--steps", type=int, default=250, help="denoiser steps per generated image (250)")
-    parser.add_argument("--guided", action="store_true", help="guidance: two denoiser calls per step")
-    parser.add_argument("--images", type=float, metavar="N", help="images of a training run, for its totals")
-    parser.add_argument("--batch", type=int, metavar="B", help="predict training memory at this batch")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    parser.add_argument("--exact", action="store_true", help="count the backward pass by tracing it")
-    parser.add_argument(
-        "--match", metavar="UNIT=VALUE", help="gmacs=118.6, like=dit-xl/2, params=6e8, train_pflops=50, latency_ms=20"
-    )
-    parser.add_argument("--rows", metavar="FILE", help="for latency_ms: benchmark rows of one backbone on this machine")
-    parser.add_argument("--free", nargs="+", metavar="FIELD", help="what --match may vary (depth and width)")
-    parser.add_argument("--tolerance", default="1%", help="of --match (1%%)")
-    parser.add_argument("--prefer", choices=("cost", "shape"), default="cost", help="among sizes within tolerance")
-    parser.add_argument("--audit", action="store_true", help="print the papers' totals, recomputed")
-    shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--by-module", action="store_true", help="print trees of modules")
-    for form in ("json", "csv", "latex"):
-        shape.add_argument(f"--{form}", action="store_true")
-    return parser.parse_args(argv)
+    return cost_parser().parse_args(argv)
 
 
 def networks(asked: argparse.Namespace) -> list[tuple[str, DenoiserConfig]]:
@@ -134,14 +113,15 @@ def show(costs: Sequence[Cost], derive: Asked, asked: argparse.Namespace, consol
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    asked = arguments(argv)
+    return finish(lambda: _cost(asked))
+
+
+def _cost(asked: argparse.Namespace) -> int:
     try:
-        report(arguments(argv), Console())
+        report(asked, Console())
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise ConfigError(" ".join(str(error).split())) from error
     return 0
 
 

@@ -1,10 +1,4 @@
-"""Look at the data sets, embedded or on disk.
-
-python -m study.data list
-python -m study.data show glyphtex32 --out sheet.png
-python -m study.data check /data/imagenet        what lies there, and every image that cannot be used
-python -m study.data encode ...                  latents of a set on disk: --help says how
-"""
+"""`python -m study.data`: look at the data sets, embedded or on disk."""
 
 from __future__ import annotations
 
@@ -16,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.denoiser import require_choice
 from study.atomic import write_file
+from study.command_line import finish
 from study.data import COUNTS, SPLITS, DataConfig, ImageSet, Split, dataset, datasets, load
+from study.options import data_parser
 
 ENOUGH = 200  # images that surely hold a row of every class; a smaller set is a prefix of the full one
 ROWS = 20  # classes of one sheet
@@ -69,44 +66,19 @@ def show(config: DataConfig, split: Split, out: Path) -> str:
     return f"{out}: {split} images of {config.name}, one class per row"
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m study.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("list", help="the sets, their shapes and counts")
-    sheet = verbs.add_parser("show", help="write a contact sheet, one row per class")
-    sheet.add_argument("name")
-    sheet.add_argument("--out", type=Path, required=True)
-    sheet.add_argument("--split", choices=SPLITS, default="train")
-    sheet.add_argument("--seed", type=int, default=0)
-    sheet.add_argument("--texture", type=float, help="contrast of the stripes, 0 to 1 (glyphtex)")
-    sheet.add_argument("--stripe-period", type=float, help="shortest period in pixels (glyphtex)")
-    sheet.add_argument("--path", help="where a set on disk lies")
-    sheet.add_argument("--size", type=int, help="pixels along a side (sets on disk)")
-    look = verbs.add_parser("check", help="say what lies at a path, and name every image that cannot be used")
-    look.add_argument("path", type=Path)
-    look.add_argument("--as", dest="name", metavar="SET", help="a set of the list, if the path does not tell which")
-    look.add_argument("--size", type=int, help="pixels along a side that images must give, by default the set's own")
-    verbs.add_parser("encode", help="write latents of a set on disk", add_help=False)
-    return parser
-
-
 def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["encode"]:
         from study.latents.command import main as encode  # diffusers takes seconds to import
 
         return encode(words[1:])
-    given = parser().parse_args(words)
-    if given.verb == "list":
-        print(listing())
-        return 0
-    try:
-        return _check(given) if given.verb == "check" else _show(given)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    given = data_parser().parse_args(words)
+    return finish(lambda: VERBS[given.verb](given), (ValueError,))
+
+
+def _list(given: argparse.Namespace) -> int:
+    print(listing())
+    return 0
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -120,6 +92,7 @@ def _check(given: argparse.Namespace) -> int:
 
 def _show(given: argparse.Namespace) -> int:
     offer = dataset(given.name)
+    require_choice("split", given.split, SPLITS)
     few = {field: min(ENOUGH, most) for field, most in zip(COUNTS, offer.counts, strict=True)}
     counts: dict[str, Any] = {} if offer.on_disk else few
     config = DataConfig(
@@ -133,6 +106,9 @@ def _show(given: argparse.Namespace) -> int:
     )
     print(show(config, given.split, given.out))
     return 0
+
+
+VERBS = {"list": _list, "check": _check, "show": _show}
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@
 
 `import` takes checkpoints of DiT, fast-DiT, SiT (with --layout sit), ADM, latent diffusion and DiS: torch files, of
 which nothing is run, or safetensors; averaged weights if there are any. `sample` writes the batch that ADM's evaluator
-and `python -m study.score` read; under torchrun every process draws its share.
-Exit codes: 0 done, 1 a rank was lost, 2 bad input (nothing was written).
+and `python -m study.score` read; under torchrun every process draws its share. Of bad input nothing is written.
 """
 
 from __future__ import annotations
@@ -21,13 +20,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from study.command_line import FAILED, add_results, command_parser, finish
 from study.strict import ConfigError
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m study.interchange", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = command_parser("interchange", __doc__)
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
     _import_words(verbs.add_parser("import", help="make a model folder of somebody's checkpoint"))
     _export_words(verbs.add_parser("export", help="make a model folder of a run"))
@@ -52,7 +50,7 @@ def _import_words(verb: argparse.ArgumentParser) -> None:
 def _export_words(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", metavar="RUN", help="its folder, or its id under --results")
     verb.add_argument("out", type=Path, metavar="OUT", help="the model folder to make")
-    verb.add_argument("--results", default="results", help="where runs are")
+    add_results(verb)
     verb.add_argument("--ema", type=float, help="which average (default: the first, which was sampled)")
     verb.add_argument("--images", type=int, metavar="N", help="of the checkpoint after N images (default: the newest)")
     verb.add_argument("--licence", default="Apache-2.0")
@@ -78,16 +76,17 @@ def _sample_words(verb: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
+    return finish(lambda: _done(given), (ValueError,))
+
+
+def _done(given: argparse.Namespace) -> int:
     from study.distributed import LostRankError
 
     try:
         told = {"import": _import, "export": _export, "sample": _sample, "show": _show}[given.verb](given)
     except LostRankError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return FAILED
     if told:
         print(told)
     return 0
@@ -120,7 +119,7 @@ def _export(given: argparse.Namespace) -> str:
     from study.interchange.exporting import export_run
 
     named = Path(given.run)
-    run = named if (named / "config.yaml").is_file() else Path(given.results) / "runs" / given.run
+    run = named if (named / "config.yaml").is_file() else given.results / "runs" / given.run
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"run={given.run!r} is not valid: must be a run's folder, or its id under {given.results}")
     model = export_run(run, given.out, given.ema, given.licence, given.images)

@@ -7,7 +7,6 @@
 
 Every worker is the same command: each takes what nobody has in hand, until nothing is left. Killed at any moment,
 called again, by one or by many, it makes the same bytes. Words after the options are of a run's `data` section.
-Exit codes: 0 all there, 2 bad input, 130 stopped.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from study.command_line import command_parser, finish
 from study.strict import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from study.data import DataConfig
     from study.latents.autoencoder import Autoencoder
 
-STOPPED = 130
 WORKER_VARIABLES = (  # (number, of how many, on this machine), as torchrun, srun and arrays set them
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
@@ -39,9 +38,7 @@ WORKER_VARIABLES = (  # (number, of how many, on this machine), as torchrun, sru
 
 
 def encode_parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m study.data encode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = command_parser("data encode", __doc__)
     add = made.add_argument
     add("out", type=Path, metavar="OUT", help="the folder to make, or to complete")
     add("words", nargs="+", metavar="key=value", help="which images: data=imagenet data.path=... data.size=256")
@@ -58,19 +55,18 @@ def encode_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`encode`, without its verb."""
-    given = encode_parser().parse_intermixed_args(arguments)
-    try:
-        for name in ("shard", "batch", "workers", "threads"):
-            if getattr(given, name) < 1:
-                raise ConfigError(f"--{name} {getattr(given, name)} is not valid: must be 1 or more")
-        if given.workers > 1:
-            return _start_workers(given.workers, list(sys.argv[1:] if arguments is None else arguments))
-        print(_encode(given))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return STOPPED
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = encode_parser().parse_intermixed_args(words)
+    return finish(lambda: _worked(given, words), (ValueError,))
+
+
+def _worked(given: argparse.Namespace, words: list[str]) -> int:
+    for name in ("shard", "batch", "workers", "threads"):
+        if getattr(given, name) < 1:
+            raise ConfigError(f"--{name} {getattr(given, name)} is not valid: must be 1 or more")
+    if given.workers > 1:
+        return _start_workers(given.workers, words)
+    print(_encode(given))
     return 0
 
 

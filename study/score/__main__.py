@@ -1,15 +1,9 @@
-"""Score samples against a reference.
-
-    python -m study.score SAMPLES REFERENCE [--metrics fd kd agreement ...]
-
-SAMPLES and REFERENCE are each an npz file (ours or ADM's), a folder of PNGs, a run id, or an embedded data
-set such as `glyphs16` or `glyphs16/heldout`. A run id needs no REFERENCE: its own data's is taken.
-Exit codes: 0 all computed, 1 some not (the reason is in the table), 2 bad input.
-"""
+"""`python -m study.score SAMPLES REFERENCE`: what samples score, the floor of real images first."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from study.atomic import write_json
+from study.command_line import finish
+from study.options import score_parser
 from study.score.inception_weights import SHA256, InceptionWeights
 from study.score.pictures import Pictures, read, reference_of_run
 from study.score.scoring import (
@@ -41,58 +37,36 @@ IN_INCEPTION = ("fid", "sfid", "is", "kid", "precision", "recall", "swd", "swd_i
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = parser().parse_args(arguments)
+    given = score_parser().parse_args(arguments)
+    return finish(lambda: _score(given), (ValueError,))
+
+
+def _score(given: argparse.Namespace) -> int:
     torch.set_float32_matmul_precision("highest")
-    try:
-        samples = read(given.samples, given.results, given.n)
-        reference = read_reference(given)
-        metrics = given.metrics or default_metrics(samples, reference)
-        weights = InceptionWeights(given.inception_weights, given.inception_sha256)
-        cache = None if given.no_cache else cache_folder()
-        options = Options(given.n, given.draws, given.seed, weights, given.device, cache)
-        check_device(options.device)
-        check_sizes(samples, reference, options)
-        with Bar() as bar:
-            real = floor(reference, draw_size(samples, options), metrics, options, bar.tell)
-            scores = score(samples, reference, metrics, options, bar.tell)
-        if given.json:
-            write_json(Path(given.json), [plain(one) for one in (*real, *scores)])
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    show(samples, reference, scores, real)
+    samples = read(given.samples, str(given.results), given.n)
+    reference = read_reference(given)
+    metrics = given.metrics or default_metrics(samples, reference)
+    weights = InceptionWeights(given.inception_weights, given.inception_sha256 or SHA256)
+    cache = None if given.no_cache else cache_folder()
+    options = Options(given.n, given.draws, given.seed, weights, given.device, cache)
+    check_device(options.device)
+    check_sizes(samples, reference, options)
+    with Bar() as bar:
+        real = floor(reference, draw_size(samples, options), metrics, options, bar.tell)
+        scores = score(samples, reference, metrics, options, bar.tell)
+    told = [plain(one) for one in (*real, *scores)]
+    if given.json and given.json != "-":
+        write_json(Path(given.json), told)
+    if given.json == "-":
+        print(json.dumps(told, indent=2))
+    else:
+        show(samples, reference, scores, real)
     return 1 if any(one.value is None for one in scores) else 0
-
-
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m study.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = made.add_argument
-    add("samples", metavar="SAMPLES")
-    add("reference", metavar="REFERENCE", nargs="?")
-    add(
-        "--metrics",
-        nargs="+",
-        metavar="NAME",
-        help="fid sfid is kid precision recall density coverage, swd swd_inf, or in "
-        "another feature space fd fd_inf kd precision_SPACE ... and agreement",
-    )
-    add("--n", type=int, help="samples per draw (default: all)")
-    add("--draws", type=int, default=1, help="disjoint draws of n samples, for the spread over sampling seeds")
-    add("--seed", type=int, default=0, help="of projections and splits")
-    add("--device", default="cpu")
-    add("--results", default="results", help="where runs are")
-    add("--inception-weights", metavar="FILE", help="default: torch's hub cache")
-    add("--inception-sha256", metavar="HEX", default=SHA256, help="of another network's weights, if wanted")
-    add("--no-cache", action="store_true", help="compute the reference's features again")
-    add("--json", metavar="FILE", help="write the scores, protocols included")
-    return made
 
 
 def read_reference(given: argparse.Namespace) -> Pictures:
     if given.reference:
-        return read(given.reference, given.results)
+        return read(given.reference, str(given.results))
     run = Path(given.results) / "runs" / given.samples
     if not run.is_dir():
         raise ValueError(f"REFERENCE is missing: {given.samples!r} is not a run under {given.results}/runs")
