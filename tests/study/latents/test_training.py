@@ -73,9 +73,9 @@ def test_a_batch_is_drawn_from_the_posteriors_on_disk(latents: Path) -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_two_processes_train_sample_decode_and_score(backbone: str, latents: Path, tmp_path: Path) -> None:
+def test_torchrun_trains_samples_decodes_and_scores(backbone: str, latents: Path, tmp_path: Path) -> None:
     config = configured(backbone, latents, tmp_path)
-    assert together(2, do_run, config) == [0, 0]
+    torchrun(2, "study.run", *words(backbone, latents, tmp_path))
     directory = RunDirectory.of(config)
     with np.load(directory.samples / "adm.npz") as file:
         assert file["arr_0"].shape == (4, 64, 64, 3)
