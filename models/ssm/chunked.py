@@ -92,27 +92,26 @@ def chunked_conv_backward(grad: Tensor, x: Tensor, modes: Modes, tables: ChunkTa
         grad_x += join(torch.bmm(g.flatten(1, 2), matrix), x)
     grad_filters = torch.stack([diagonal_sums(_product(rows, g)) for g in grads])
     states = entering_states(rows, tables)
-    m0, m1 = [], []
+    moments = []
     for way, state in enumerate(states):
         g = grads[min(way, len(grads) - 1)]
         adjoint = leaving_states(g, mirror, way)
         grad_x += join(torch.bmm(_real(adjoint).to(x.dtype).flatten(1, 2), back[way]), x)
-        moments = _moments(rows, g, state, adjoint, tables, way)
-        m0.append(moments[0])
-        m1.append(moments[1])
-    grad_modes, grad_skip = mode_gradients(grad_filters, torch.stack(m0), torch.stack(m1), modes)
+        moments.append(_moments(rows, g, state, adjoint, tables, way))
+    moment_0, moment_1 = (torch.stack(each) for each in zip(*moments, strict=True))
+    grad_modes, grad_skip = mode_gradients(grad_filters, moment_0, moment_1, modes)
     return grad_x, grad_modes, grad_skip
 
 
-def mode_gradients(grad_filters: Tensor, m0: Tensor, m1: Tensor, modes: Modes) -> tuple[Modes, Tensor]:
+def mode_gradients(grad_filters: Tensor, moment_0: Tensor, moment_1: Tensor, modes: Modes) -> tuple[Modes, Tensor]:
     """From what the taps within chunks (streams, H, 2C-1) and the states between them (directions, H, n) say.
 
-    With r[l] = sum_i dy[i] x[i-l], the loss changes by 2 Re(dc m0 + c da m1), m0 = sum_l r[l] lambda^l and
-    m1 = sum_l l r[l] lambda^l: here over pairs of tokens in different chunks, and by the kernel for the rest.
+    With r[l] = sum_i dy[i] x[i-l], the loss changes by 2 Re(dc m_0 + c da m_1), the moments being
+    m_k = sum_l l^k r[l] lambda^l: here over pairs of tokens in different chunks, and by the kernel for the rest.
     """
     grad_kernels, grad_skip = two_sided_backward(grad_filters, len(modes.a_re))
     within = split_kernel_backward(grad_kernels, modes, power_tables(modes, grad_kernels.shape[-1]))
-    grad_c, grad_a = 2 * m0, 2 * torch.complex(modes.c_re, modes.c_im) * m1
+    grad_c, grad_a = 2 * moment_0, 2 * torch.complex(modes.c_re, modes.c_im) * moment_1
     between = Modes(grad_a.real, -grad_a.imag, grad_c.real, -grad_c.imag)
     return Modes(*(a + b for a, b in zip(within, between, strict=True))), grad_skip
 
@@ -141,7 +140,7 @@ def _carried(rows: Tensor, into: Tensor, carry: Tensor, later: bool) -> Tensor:
 def _moments(
     rows: Tensor, grads: Tensor, state: Tensor, adjoint: Tensor, tables: ChunkTables, way: int
 ) -> tuple[Tensor, Tensor]:
-    """m0 and m1 of one direction, (H, n), over pairs of tokens in different chunks.
+    """The moments of order 0 and 1 of one direction, (H, n), over pairs of tokens in different chunks.
 
     The steps between such a pair are those after entering the later chunk (steps_out), those before leaving
     the earlier one (steps_in), and C for each chunk that the state is carried through.

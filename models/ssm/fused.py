@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -60,45 +60,48 @@ def fused_tables(modes: Modes, skip: Tensor) -> FusedTables:
 def fused_conv(x: Tensor, tables: FusedTables) -> Tensor:
     """x (H, B, L) in any strides -> (streams, H, B, L) in its dtype."""
     (h, b, length), (streams, directions) = x.shape, (len(tables.filters), len(tables.modes))
-    n, (rows, warps) = tables.modes.shape[-1], launch(b, backward=False)
+    layout = launch(b, backward=False)
     y = x.new_empty(streams, h, b, length)
-    blocks = triton.cdiv(b, rows)
-    waiting = _scratch(x, blocks * rows, n) if directions > streams else y
-    with torch.cuda.device_of(x):  # where Triton launches; nothing on a CPU
-        conv_kernel[(h, blocks)](
-            *(x, tables.filters, tables.modes, y, waiting),
-            *(b, length, *x.stride(), n),
-            C=FUSED_CHUNK,
-            R=rows,
-            N=padded_modes(n),
-            DIRECTIONS=directions,
-            STREAMS=streams,
-            num_warps=warps,
-        )
+    blocks = triton.cdiv(b, layout.rows)
+    waiting = _scratch(x, blocks * layout.rows, tables.modes.shape[-1]) if directions > streams else y
+    _start(conv_kernel, (h, blocks), (x, *tables, y, waiting), x.stride(), tables, layout)
     return y
 
 
 def fused_conv_backward(grad: Tensor, x: Tensor, modes: Modes, tables: FusedTables) -> tuple[Tensor, Modes, Tensor]:
     """Gradients of x (H, B, L), of the modes and of the skip, from that of y (streams, H, B, L)."""
-    (h, b, length), (streams, directions) = x.shape, (len(tables.filters), len(tables.modes))
-    n, (rows, warps) = tables.modes.shape[-1], launch(b, backward=True)
+    h, (streams, directions), n = len(x), (len(tables.filters), len(tables.modes)), tables.modes.shape[-1]
+    layout = launch(x.shape[1], backward=True)
     grad_x = x.new_empty(x.shape)
     products = tables.filters.new_empty(streams, h, FUSED_CHUNK, FUSED_CHUNK)  # x^T dy within a chunk
-    moments = tables.modes.new_empty(directions, h, 4, n)  # m0 and m1, each real then imaginary
-    with torch.cuda.device_of(x):  # where Triton launches; nothing on a CPU
-        conv_backward_kernel[(h,)](
-            *(x, grad, tables.filters, tables.modes, grad_x, _scratch(x, rows, n), products, moments),
-            *(b, length, *x.stride(), *grad.stride(), n),
-            C=FUSED_CHUNK,
-            R=rows,
-            N=padded_modes(n),
-            DIRECTIONS=directions,
-            STREAMS=streams,
-            num_warps=warps,
-        )
+    moments = tables.modes.new_empty(directions, h, 4, n)  # of order 0 and 1, each real then imaginary
+    tensors = (x, grad, *tables, grad_x, _scratch(x, layout.rows, n), products, moments)
+    _start(conv_backward_kernel, (h,), tensors, (*x.stride(), *grad.stride()), tables, layout)
     grad_filters = torch.stack([diagonal_sums(product) for product in products])
-    m0, m1 = torch.complex(moments[:, :, 0], moments[:, :, 1]), torch.complex(moments[:, :, 2], moments[:, :, 3])
-    return grad_x, *mode_gradients(grad_filters, m0, m1, modes)
+    moment_0, moment_1 = (torch.complex(moments[:, :, i], moments[:, :, i + 1]) for i in (0, 2))
+    return grad_x, *mode_gradients(grad_filters, moment_0, moment_1, modes)
+
+
+def _start(
+    kernel: Any,
+    grid: tuple[int, ...],
+    tensors: tuple[Tensor, ...],
+    strides: tuple[int, ...],
+    tables: FusedTables,
+    layout: Launch,
+) -> None:
+    """Queue a kernel: its tensors, of which the first is x, and the strides of those that it reads."""
+    x, n = tensors[0], tables.modes.shape[-1]
+    with torch.cuda.device_of(x):  # where Triton launches; nothing on a CPU
+        kernel[grid](
+            *(*tensors, *x.shape[1:], *strides, n),
+            C=FUSED_CHUNK,
+            R=layout.rows,
+            N=padded_modes(n),
+            DIRECTIONS=len(tables.modes),
+            STREAMS=len(tables.filters),
+            num_warps=layout.warps,
+        )
 
 
 def _scratch(x: Tensor, rows: int, n: int) -> Tensor:

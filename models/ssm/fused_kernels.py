@@ -3,7 +3,7 @@
 A program owns a channel, forward also a block of rows. It makes its tables from the modes in float32, casts them
 to the dtype of x for the matrix units, and carries the states in float32 from chunk to chunk. x is read once per
 direction and every stream of y written once; two directions that are summed also leave states at rest, with N =
-32 as many numbers as x, written and read once (docs/kernels.md has the bytes). A tile is (C tokens, R rows), so
+32 as many numbers as x, written and read once (docs/kernels.md has the bytes). A tile is (C signal, R rows), so
 the C x C and C x 2n tables are the 64-row operand of every product and any batch gets the large matrix
 instructions. Backward one program owns all rows of a channel: sums over the batch need no atomics and come out
 the same every time.
@@ -59,16 +59,16 @@ def conv_kernel(
             matrix = _toeplitz(filters + (channels + channel) * (2 * C - 1), C).to(tile)
         for step in range(count):
             chunk = count - 1 - step
-            t = _load_tile(x, row, chunk * C + token, B, L, x_row, x_token)
+            signal = _load_tile(x, row, chunk * C + token, B, L, x_row, x_token)
             if STREAMS == 2:
-                acc = tl.dot(matrix, t, input_precision="tf32x3")
+                acc = tl.dot(matrix, signal, input_precision="tf32x3")
                 acc = tl.dot(out_re, state_re.to(tile), acc, input_precision="tf32x3")
                 acc = tl.dot(out_im, state_im.to(tile), acc, input_precision="tf32x3")
                 _store_tile(y + channels * B * L, acc.to(tile), row, chunk * C + token, B, L)
             else:
                 tl.store(waiting + chunk * held + at_rest, state_re.to(tile))
                 tl.store(waiting + chunk * held + held // 2 + at_rest, state_im.to(tile))
-            state_re, state_im = _advance(state_re, state_im, carry_re, carry_im, into, t)
+            state_re, state_im = _advance(state_re, state_im, carry_re, carry_im, into, signal)
         tl.debug_barrier()
 
     mode = modes + channel * 7 * n
@@ -83,15 +83,15 @@ def conv_kernel(
         late_re, late_im = _weighed_powers(mode, n, C - token, N)
         late_re, late_im = late_re.to(tile), late_im.to(tile)
     for chunk in range(count):
-        t = _load_tile(x, row, chunk * C + token, B, L, x_row, x_token)
-        acc = tl.dot(matrix, t, input_precision="tf32x3")
+        signal = _load_tile(x, row, chunk * C + token, B, L, x_row, x_token)
+        acc = tl.dot(matrix, signal, input_precision="tf32x3")
         acc = tl.dot(out_re, state_re.to(tile), acc, input_precision="tf32x3")
         acc = tl.dot(out_im, state_im.to(tile), acc, input_precision="tf32x3")
         if DIRECTIONS > STREAMS:
             acc = tl.dot(late_re, tl.load(waiting + chunk * held + at_rest), acc, input_precision="tf32x3")
             acc = tl.dot(late_im, tl.load(waiting + chunk * held + held // 2 + at_rest), acc, input_precision="tf32x3")
         _store_tile(y, acc.to(tile), row, chunk * C + token, B, L)
-        state_re, state_im = _advance(state_re, state_im, carry_re, carry_im, into, t)
+        state_re, state_im = _advance(state_re, state_im, carry_re, carry_im, into, signal)
 
 
 @triton.jit
@@ -184,31 +184,31 @@ def _one_way_backward(
             chunk = step if WAY else count - 1 - step
             tl.store(adjoints + chunk * 2 * N * R, re.to(tile))
             tl.store(adjoints + (chunk * 2 + 1) * N * R, im.to(tile))
-            d = _load_tile(dy, row, chunk * C + token, B, L, grad_row, grad_token)
-            re, im = _advance(re, im, carry_re, carry_im, gather, d)
+            grads = _load_tile(dy, row, chunk * C + token, B, L, grad_row, grad_token)
+            re, im = _advance(re, im, carry_re, carry_im, gather, grads)
         tl.debug_barrier()
         re, im = tl.zeros((N, R), tl.float32), tl.zeros((N, R), tl.float32)
         for step in range(count):
             chunk = count - 1 - step if WAY else step
-            t = _load_tile(x, row, chunk * C + token, B, L, x_row, x_token)
-            d = _load_tile(dy, row, chunk * C + token, B, L, grad_row, grad_token)
+            signal = _load_tile(x, row, chunk * C + token, B, L, x_row, x_token)
+            grads = _load_tile(dy, row, chunk * C + token, B, L, grad_row, grad_token)
             g_re = tl.load(adjoints + chunk * 2 * N * R)
             g_im = tl.load(adjoints + (chunk * 2 + 1) * N * R)
             dx = tl.dot(emit_re, g_re, input_precision="tf32x3")
             dx = tl.dot(emit_im, g_im, dx, input_precision="tf32x3")
             if alone:
-                dx = tl.dot(matrix, d, dx, input_precision="tf32x3")
-                product = tl.dot(t, tl.trans(d), product, input_precision="tf32x3")
+                dx = tl.dot(matrix, grads, dx, input_precision="tf32x3")
+                product = tl.dot(signal, tl.trans(grads), product, input_precision="tf32x3")
             if WAY:
                 dx += _load_tile(grad_x, row, chunk * C + token, B, L, L, 1)
             _store_tile(grad_x, dx.to(tile), row, chunk * C + token, B, L)
-            read_re = tl.dot(d, tl.trans(re.to(tile)), read_re, input_precision="tf32x3")
-            read_im = tl.dot(d, tl.trans(im.to(tile)), read_im, input_precision="tf32x3")
-            write_re = tl.dot(t, tl.trans(g_re), write_re, input_precision="tf32x3")
-            write_im = tl.dot(t, tl.trans(g_im), write_im, input_precision="tf32x3")
+            read_re = tl.dot(grads, tl.trans(re.to(tile)), read_re, input_precision="tf32x3")
+            read_im = tl.dot(grads, tl.trans(im.to(tile)), read_im, input_precision="tf32x3")
+            write_re = tl.dot(signal, tl.trans(g_re), write_re, input_precision="tf32x3")
+            write_im = tl.dot(signal, tl.trans(g_im), write_im, input_precision="tf32x3")
             passed_re += tl.sum(re * g_re - im * g_im, axis=1)
             passed_im += tl.sum(re * g_im + im * g_re, axis=1)
-            re, im = _advance(re, im, carry_re, carry_im, take, t)
+            re, im = _advance(re, im, carry_re, carry_im, take, signal)
         tl.debug_barrier()
 
     if alone:
@@ -221,22 +221,22 @@ def _one_way_backward(
     through_re = C * tl.reshape(carry_re, (N,)) * passed_re - C * tl.reshape(carry_im, (N,)) * passed_im
     through_im = C * tl.reshape(carry_re, (N,)) * passed_im + C * tl.reshape(carry_im, (N,)) * passed_re
     late, early = steps_out[:, None].to(tl.float32), steps_in[:, None].to(tl.float32)
-    m1_re = tl.sum(late * read_re + early * write_re, axis=0) + through_re
-    m1_im = tl.sum(late * read_im + early * write_im, axis=0) + through_im
+    moment_1_re = tl.sum(late * read_re + early * write_re, axis=0) + through_re
+    moment_1_im = tl.sum(late * read_im + early * write_im, axis=0) + through_im
     j = tl.arange(0, N)
     place = moments + (WAY * channels + channel) * 4 * n + j
     tl.store(place, tl.sum(read_re, axis=0), mask=j < n)
     tl.store(place + n, tl.sum(read_im, axis=0), mask=j < n)
-    tl.store(place + 2 * n, m1_re, mask=j < n)
-    tl.store(place + 3 * n, m1_im, mask=j < n)
+    tl.store(place + 2 * n, moment_1_re, mask=j < n)
+    tl.store(place + 3 * n, moment_1_im, mask=j < n)
 
 
 @triton.jit
-def _advance(re, im, carry_re, carry_im, into, t):
+def _advance(re, im, carry_re, carry_im, into, signal):
     """h lambda^C + x P, (N, R): re and im of a mode lie 8 rows apart in the product, in one thread's registers."""
     N: tl.constexpr = re.shape[0]
     R: tl.constexpr = re.shape[1]
-    added = tl.dot(into, t, input_precision="tf32x3")  # (2N, R)
+    added = tl.dot(into, signal, input_precision="tf32x3")  # (2N, R)
     added = tl.permute(tl.reshape(added, (N // 8, 2, 8, R)), (0, 2, 3, 1))
     added_re, added_im = tl.split(tl.reshape(added, (N, R, 2)))
     return carry_re * re - carry_im * im + added_re, carry_re * im + carry_im * re + added_im
