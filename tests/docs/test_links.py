@@ -72,3 +72,11 @@ def test_every_page_is_linked_to_from_the_readme_or_from_a_page_that_is() -> Non
                 reached.add(target)
                 ahead.append(target)
     assert [str(page) for page in pages() if page not in reached] == []
+
+
+def test_every_trap_says_where_it_is_explained_or_tested() -> None:
+    text = (ROOT / "docs" / "footguns.md").read_text(encoding="utf-8")
+    traps = re.findall(r"^- (.*?)(?=^- |^## |\Z)", text, re.S | re.M)
+    assert len(traps) > 25
+    assert [trap for trap in traps if not LINK.search(trap)] == []
+    assert [trap for trap in traps if trap.strip().count("\n") > 3] == []
