@@ -50,6 +50,7 @@ class Cluster:
     folder: Path
     nodes: int = 2
     cpus: int = 4  # per node; more than the machine has is fine
+    more_cpus: dict[int, int] = field(default_factory=dict)  # by node: where it has others
     accounting: bool = False
     max_array: int = 1001
     features: dict[int, str] = field(default_factory=dict)  # by node: what jobs can ask for as a constraint
@@ -239,7 +240,7 @@ class Cluster:
             )
         nodes = "\n".join(
             f"NodeName=n{number} NodeHostname={_host()} NodeAddr=127.0.0.1 Port={self.port + 2 + number}"
-            f" CPUs={self.cpus} RealMemory=8000{self._feature(number)}"
+            f" CPUs={self.more_cpus.get(number, self.cpus)} RealMemory=8000{self._feature(number)}"
             for number in range(self.nodes)
         )
         return _CONTROLLER.format(

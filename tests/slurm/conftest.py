@@ -19,6 +19,7 @@ from tests.slurm.disturbed import left_by, undisturbed
 REQUIRED = "STUDY_REQUIRE_SLURM"
 NODES = 12
 FEATURES = {4: "lossy", 5: "lossy", 8: "pair", 9: "pair"}
+WIDE = {11: scenarios.WORKERS}
 
 
 def skip_if(reason: str) -> None:
@@ -35,7 +36,7 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip("one cluster serves all tests: pytest tests/slurm, without -n")
     skip_if(missing())
     with TemporaryDirectory(prefix="slurm-") as folder:  # not pytest's: munged wants a path open to all
-        started = Cluster(Path(folder), nodes=NODES, cpus=6, max_array=6, features=FEATURES)
+        started = Cluster(Path(folder), NODES, cpus=6, more_cpus=WIDE, max_array=scenarios.WORKERS, features=FEATURES)
         os.environ["SLURM_CONF"] = str(started.conf)
         started.start()
         try:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from study import status
 from study.checkpoint import CheckpointFolder
@@ -40,6 +41,7 @@ axes: {{seed: [0]}}
 """
 PATIENCE = 600.0  # seconds until a wait counts as failed: machines that test are busy
 
+T = TypeVar("T")
 _one_at_a_time = threading.Lock()  # hydra and the standard streams belong to the process
 
 
@@ -74,12 +76,14 @@ def start(*words: str) -> subprocess.Popen[str]:
     )
 
 
-def until(condition: Callable[[], object], what: str) -> None:
+def until(condition: Callable[[], T], what: str) -> T:
+    """What the condition gave when it held."""
     end = time.monotonic() + PATIENCE
-    while not condition():
+    while not (found := condition()):
         if time.monotonic() > end:
             raise TimeoutError(f"still not: {what}")
         time.sleep(0.2)
+    return found
 
 
 @dataclass
@@ -89,6 +93,7 @@ class Study:
     folder: Path
     cluster: Cluster | None
     pause: str = "0.1"  # seconds per step; with colons, for each start of the job
+    nice: int = 0  # of jobs that are so many that they would hold up the others
     text: str = SWEEP
     words: tuple[str, ...] = ()
     seen: set[str] = field(default_factory=set)  # everything status ever said
@@ -108,7 +113,7 @@ class Study:
 
     def arguments(self, *words: str) -> tuple[str, ...]:
         network = "MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo"  # the nodes' names are known to SLURM only
-        pause = f"STEP_PAUSE={self.pause} STEP_GATE={self.gate}"
+        pause = f"STEP_PAUSE={self.pause} STEP_GATE={self.gate}" + (f" STEP_NICE={self.nice}" if self.nice else "")
         setup = f'launcher.setup=["export {pause} PYTHONPATH={SLOW} {network}"]'
         return str(self.file), f"results={self.results}", "launcher=slurm", setup, *self.words, *words
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -177,53 +181,64 @@ def rows_of(results: Path) -> dict[str, list[tuple[object, ...]]]:
     }
 
 
-SEARCH = """\
+WORKERS = 16  # at one journal
+KILLED = 4  # of them, while all are at work; later, at random moments, as many again
+TRIALS = 48
+SEARCH = f"""\
 defaults: [backbone: dit-tiny, data: digits8, train: quick, sample: none]
 overrides:
   train.batch: 4
-  train.images: 40
+  train.images: 64
   train.validate_images: 4
   train.validate_bins: 2
   train.ema: [0.99]
-axes: {train.lr: "loguniform(1e-4, 1e-1)"}
-search: {trials: 16, sampler: random}
+  log.every: 4
+axes: {{train.lr: "loguniform(1e-4, 1e-1)"}}
+search: {{trials: {TRIALS}, sampler: random}}
 """
 
 
 def searched(folder: Path, cluster: Cluster) -> dict[str, Any]:
-    """Four workers at one journal: of them two are killed and one is warned, as is killed who follows them; then all
-    are cancelled, and sent again."""
-    words = ("launcher.slurm.nodelist=n11", "launcher.parallel=4", "launcher.tries=50")
-    study = Study(folder, cluster, pause="5", text=SEARCH, words=words)
-    calm = folder / "calm"
-    done = command("study.sweep", str(study.file), f"results={calm}", "launcher=inline")
-    assert done.returncode == 0, done.stderr
+    """Many workers at one journal, slow ones first: random ones are killed and one is warned, as is killed who follows
+    them; all are cancelled. Sent again and no longer slow, they are killed while they are at the journal together."""
+    chance = random.Random(0)
+    words = ("launcher.slurm.nodelist=n11", f"launcher.parallel={WORKERS}", "launcher.tries=50")
+    study = Study(folder, cluster, pause="7", nice=10, text=SEARCH, words=words)
     follower = start("study.sweep", *study.arguments("--wait"))
-    until(lambda: len(workers_at(study)) == 4, "four workers at their runs")
+    calm = start("study.sweep", str(study.file), f"results={folder / 'calm'}", "launcher=inline")
+    seen: dict[str, Any] = {"at work": [all_at_work(study)]}
     follower.kill()
-    first, second, third, *_ = sorted(workers_at(study).items())
-    for _, pid in (first, second):
+    warned = next(job for job in study.jobs() if job.number == job.array)  # to SLURM's commands that means all tasks
+    victims = chance.sample(sorted(pid for job, pid in workers_at(study).items() if job != warned.number), KILLED)
+    for pid in victims:
         os.kill(pid, signal.SIGKILL)
-    cluster.ask("scancel", "--signal=USR2", third[0])
-    until(lambda: sum(job.state == "FAILED" for job in study.jobs()) == 2, "SLURM knows of both")
+    cluster.ask("scancel", "--signal=USR2", f"{warned.array}_{warned.index}")
+    until(lambda: sum(job.state == "FAILED" for job in study.jobs()) == KILLED, "SLURM knows of all")
     again = command("study.sweep", *study.arguments())
     assert again.returncode == 0, again.stderr
     until(lambda: "restarted 1 times" in study.status(), "the warned one is back")
-    seen = {"warned": study.status()}
-    until(lambda: len(workers_at(study)) == 4, "four workers again")
+    seen["warned"] = study.status()
+    all_at_work(study)
     seen["status"] = study.status()
     cancelled = command("study.cancel", "sweep", "--results", str(study.results))
     assert cancelled.returncode == 0, cancelled.stderr
     until(lambda: not any(job.is_open for job in study.jobs()), "all jobs gone")
-    study.gate.touch()
     last = start("study.sweep", *study.arguments("--wait"))
+    seen["at work"].append(all_at_work(study))
+    bystander = start("study.sweep", *study.arguments())
+    study.gate.touch()
+    struck = [strike(study, chance) for _ in range(KILLED)]
+    bystander.kill()
     out, err = last.communicate(timeout=PATIENCE)
     idle = command("study.sweep", *study.arguments())
+    _, complaint = calm.communicate(timeout=PATIENCE)
+    assert calm.returncode == 0, complaint
+    until(lambda: not any(job.is_open for job in study.jobs()), "workers without work gone")
     return {
         **seen,
         "results": study.results,
-        "calm": calm,
-        "killed": [follower.wait(), 2],
+        "calm": folder / "calm",
+        "killed": [follower.wait(), len(victims), sum(struck)],
         "second": again.stdout,
         "cancelled": cancelled.stdout,
         "followed": (last.returncode, out + err),
@@ -238,8 +253,31 @@ def workers_at(study: Study) -> dict[str, int]:
     return {claim.holder.job.split(".")[0]: claim.holder.pid for claim in claims if claim is not None and claim.held}
 
 
+def all_at_work(study: Study) -> tuple[dict[str, int], dict[str, str]]:
+    """When every worker is at a run: those workers, and what SLURM says is running then, with its arrays."""
+
+    def seen() -> tuple[dict[str, int], dict[str, str]] | None:
+        workers = workers_at(study)
+        running = {job.number: job.array for job in study.jobs() if job.state == "RUNNING"}
+        return (workers, running) if len(workers) == WORKERS else None
+
+    found = until(seen, f"{WORKERS} workers at their runs")
+    assert found
+    return found
+
+
+def strike(study: Study, chance: random.Random) -> bool:
+    """Kill a random worker at a random moment; False if none is left that is at a run."""
+    time.sleep(chance.uniform(0, 0.5))
+    present = sorted(workers_at(study).values())
+    if present:
+        with suppress(ProcessLookupError):
+            os.kill(chance.choice(present), signal.SIGKILL)
+    return bool(present)
+
+
 def many(folder: Path, cluster: Cluster) -> tuple[Study, str]:
-    """500 points in packs, on four slots, in more tasks than one array may have."""
+    """500 points in packs, on four slots, in more tasks than one array may have on this cluster of their own."""
     text = """\
 defaults: [backbone: dit-tiny, data: digits8, train: quick, sample: none]
 overrides:
@@ -250,20 +288,28 @@ overrides:
   train.ema: [0.9]
 axes: {seed: SEEDS}
 """.replace("SEEDS", str(list(range(500))))
-    study = Study(folder, cluster, pause="0", text=text, words=("launcher.pack=63", "launcher.parallel=2", ELSEWHERE))
-    done = command("study.sweep", *study.arguments())
-    assert done.returncode == 0, done.stderr
-    study.finish()
+    with own_cluster(max_array=6) as own:
+        study = Study(folder, own, pause="0", text=text, words=("launcher.pack=63", "launcher.parallel=2"))
+        done = command("study.sweep", *study.arguments(), SLURM_CONF=str(own.conf))
+        assert done.returncode == 0, done.stderr
+        study.finish()
     return study, done.stdout
 
 
 def accounts(folder: Path, cluster: Cluster) -> list[tuple[int, str]]:
     """On a cluster of its own, with accounts and limits: six runs, sent again and again by other ones."""
+    with own_cluster(accounting=True) as own:
+        return _asked_of(own, folder)
+
+
+@contextmanager
+def own_cluster(**options: Any) -> Iterator[Cluster]:
+    """Of one node, beside the one that is everybody's."""
     with TemporaryDirectory(prefix="slurm-") as place:
-        own = Cluster(Path(place), nodes=1, accounting=True)
+        own = Cluster(Path(place), nodes=1, **options)
         own.start()
         try:
-            return _asked_of(own, folder)
+            yield own
         finally:
             own.stop()
 

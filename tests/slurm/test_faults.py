@@ -59,7 +59,7 @@ def test_a_refused_job_is_one_line_and_leaves_nothing(
 
 def test_an_array_refused_halfway_keeps_the_first(cluster: Cluster, tmp_path: Path, programs: Any) -> None:
     """SLURM takes one array and refuses the next; called again, only the rest is submitted."""
-    study = Study(tmp_path, cluster, text=SWEEP.replace("[0]", str(list(range(9)))), words=(HELD, "launcher.pack=1"))
+    study = Study(tmp_path, cluster, text=SWEEP.replace("[0]", str(list(range(19)))), words=(HELD, "launcher.pack=1"))
     programs(
         "sbatch",
         'case "$1" in *submission*) ((n=$(cat "$0.n" 2>/dev/null)+1)); echo $n > "$0.n";'
@@ -72,11 +72,11 @@ def test_an_array_refused_halfway_keeps_the_first(cluster: Cluster, tmp_path: Pa
     assert f"Slurm is in a bad mood; submitted before that: {record.job}" in said
     again = study.sweep()
     assert "3 runs submitted" in again
-    assert "6 runs are queued or running already" in again
+    assert "16 runs are queued or running already" in again
     assert sorted(run for each in open_records(study.results / "sweep") for task in each.tasks for run in task) == [
         run.identity for run in study.runs
     ]
-    assert len(study.jobs()) == 9
+    assert len(study.jobs()) == 19
     cancel(study)
 
 

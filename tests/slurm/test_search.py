@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from study.results import read_rows
 from study.run_directory import RunDirectory
 from study.search.storage import JOURNAL, open_journal
+from tests.slurm.scenarios import KILLED, TRIALS, WORKERS
 
 Begun = Callable[[str], Any]
 
@@ -29,10 +30,10 @@ def test_every_trial_is_done_once_whoever_is_killed(begun: Begun) -> None:
     results = seen["results"]
     journal = open_journal(results / "sweep" / JOURNAL)
     trials = journal.get_all_trials(journal.get_study_id_from_name("sweep"))
-    assert [trial.number for trial in trials] == list(range(16))
+    assert [trial.number for trial in trials] == list(range(TRIALS))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     runs = {path.name for path in (results / "runs").iterdir()}
-    assert len(runs) == 16
+    assert len(runs) == TRIALS
     assert {run for trial in trials for run in trial.user_attrs["runs"]} == runs
     for trial in trials:
         rows = read_rows(RunDirectory(results, trial.user_attrs["runs"][0]).rows)
@@ -41,24 +42,35 @@ def test_every_trial_is_done_once_whoever_is_killed(begun: Begun) -> None:
 
 
 @pytest.mark.scenario("searched")
+def test_sixteen_workers_of_one_array_are_at_work_at_the_same_time(begun: Begun) -> None:
+    """By their leases, and by what SLURM says is running: before and after all were cancelled."""
+    seen = begun("searched")
+    assert len(seen["at work"]) == 2
+    for workers, running in seen["at work"]:
+        assert len(set(workers.values())) == WORKERS == 16
+        assert running.keys() == workers.keys()
+        assert len(set(running.values())) == 1
+
+
+@pytest.mark.scenario("searched")
 def test_a_second_call_sends_the_workers_that_are_missing(begun: Begun) -> None:
     seen = begun("searched")
-    assert seen["killed"] == [-9, 2]  # the follower, and so many workers
-    assert "2 workers submitted: job " in seen["second"]
-    assert "2 workers are queued or running already" in seen["second"]
+    assert seen["killed"] == [-9, KILLED, KILLED]  # the follower, slow workers, and quick ones
+    assert f"{KILLED} workers submitted: job " in seen["second"]
+    assert f"{WORKERS - KILLED} workers are queued or running already" in seen["second"]
     assert seen["last"][0] == 0
-    assert "workers" not in seen["last"][1].replace("with 4 workers", "")
-    assert "sweep: 16 trials: 16 complete" in seen["last"][1]
+    assert "workers" not in seen["last"][1].replace(f"with {WORKERS} workers", "")
+    assert f"sweep: {TRIALS} trials: {TRIALS} complete" in seen["last"][1]
 
 
 @pytest.mark.scenario("searched")
 def test_status_and_cancel_know_the_workers(begun: Begun) -> None:
     seen = begun("searched")
-    assert seen["status"].count("  worker ") == 6
-    assert seen["status"].count(" killed: ") == 2
-    assert "restarted 1 times" in seen["warned"]
+    assert seen["status"].count("  worker ") == WORKERS + KILLED
+    assert seen["status"].count(" killed: ") == KILLED
+    assert seen["warned"].count("restarted 1 times") == 1
     assert seen["cancelled"].count("scancel sweep.") == 2
-    assert seen["attempts"] > 16  # runs that lost their worker went on in another
+    assert seen["attempts"] > TRIALS  # runs that lost their worker went on in another
     code, said = seen["followed"]
     assert code == 0, said
-    assert "16 of 16 trials ended" in said
+    assert f"{TRIALS} of {TRIALS} trials ended" in said

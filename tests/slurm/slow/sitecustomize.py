@@ -1,7 +1,7 @@
 """On PYTHONPATH of a job: training steps take longer, so that there is time to disturb them.
 
-STEP_PAUSE is in seconds; of several with colons between, one for each start of the job. None any more once there
-is a file STEP_GATE.
+STEP_PAUSE is in seconds; of several with colons between, one for each start of the job. None any more as soon as
+there is a file STEP_GATE. The whole job has the nice value STEP_NICE, if that is given.
 """
 
 import importlib.abc
@@ -9,6 +9,8 @@ import importlib.machinery
 import os
 import sys
 import time
+
+LOOK = 0.2  # seconds between looks at the gate
 
 
 class _Slow(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -31,11 +33,14 @@ class _Slow(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         gate = os.environ.get("STEP_GATE", "")
 
         def slow_step(trainer):
-            if not os.path.exists(gate):
-                time.sleep(pause)
+            end = time.monotonic() + pause
+            while (left := end - time.monotonic()) > 0 and not os.path.exists(gate):
+                time.sleep(min(left, LOOK))
             return step(trainer)
 
         module.Trainer.step = slow_step
 
 
+if "STEP_NICE" in os.environ:
+    os.setpriority(os.PRIO_PROCESS, 0, int(os.environ["STEP_NICE"]))
 sys.meta_path.insert(0, _Slow())
