@@ -1,4 +1,4 @@
-"""Runs `python -m MODULE ...` lines, given as JSON on stdin, each in a fork of a process that has imported torch.
+"""Runs `python -m MODULE ...` lines, given as JSON on stdin, each in a fork of a process that has imported libraries.
 
 Half of what a small command takes is importing; nothing of the project itself is imported here, so that each line
 sees the tree as the lines before it left it. It prints JSON: how each ended, and what it said.
@@ -16,9 +16,12 @@ import traceback
 
 import hydra.core.config_store
 import pandas
+import pytest
+import scipy.stats
+import seaborn
 import torch
 
-IMPORTED = (hydra, pandas, torch)
+IMPORTED = (hydra, pandas, pytest, scipy, seaborn, torch)
 
 
 def main() -> None:
