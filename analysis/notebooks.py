@@ -15,17 +15,17 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-import nbformat
-from jupyter_client.manager import KernelManager
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-from nbformat import NotebookNode
+from typing import TYPE_CHECKING
 
 from study.atomic import write_text
+
+if TYPE_CHECKING:  # at run time where needed: who has no Jupyter is told so
+    from nbclient.exceptions import CellExecutionError
+    from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
 RESULTS = re.compile(r'^RESULTS = ".*?"', re.MULTILINE)
@@ -42,12 +42,26 @@ def notebooks(names: Sequence[str] = ()) -> list[Path]:
     return [path for path in found if not names or any(path.name.startswith(name) for name in names)]
 
 
+def check_installed() -> None:
+    for package in ("nbformat", "nbclient", "jupyter_client", "ipykernel"):
+        if find_spec(package) is None:
+            raise ValueError(
+                f"notebooks are run with {package}, which is not installed: pip install "
+                "'diffusion-backbone-study[notebooks]'; python -m study.report makes a page without"
+            )
+
+
 def read(path: Path) -> NotebookNode:
+    import nbformat
+
     return nbformat.read(path, as_version=4)
 
 
 def execute(path: Path, results: Path | None = None) -> NotebookNode:
     """A fresh copy run top to bottom beside the committed one; `results` replaces where its rows come from."""
+    from jupyter_client.manager import KernelManager
+    from nbclient import NotebookClient
+
     notebook = read(path)
     if results is not None:
         first = next(cell for cell in notebook.cells if cell.cell_type == "code")
@@ -73,6 +87,8 @@ def _environment() -> dict[str, str]:
 
 def _plain(notebook: NotebookNode) -> NotebookNode:
     """Without what differs between two equal runs: times, versions, empty metadata."""
+    from nbformat import NotebookNode
+
     notebook.metadata = NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
         language_info={"name": "python"},
@@ -115,6 +131,9 @@ def _change(before: str | None, after: str | None) -> str:
 
 def refresh(path: Path) -> list[str]:
     """Run a notebook and write it back; what went wrong, if anything did."""
+    import nbformat
+    from nbclient.exceptions import CellExecutionError
+
     try:
         fresh = execute(path)
     except CellExecutionError as error:
@@ -125,6 +144,8 @@ def refresh(path: Path) -> list[str]:
 
 def check(path: Path) -> list[str]:
     """Run a notebook; every cell that fails or whose output is another than committed."""
+    from nbclient.exceptions import CellExecutionError
+
     try:
         fresh = execute(path)
     except CellExecutionError as error:
@@ -144,6 +165,7 @@ def main(given: Sequence[str]) -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(given)
     try:
+        check_installed()
         paths = notebooks(options.names)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -68,6 +68,7 @@ def finish(work: Callable[[], int], errors: tuple[type[Exception], ...] = (Confi
 
     `errors` are what `work` refuses bad input with; a file that cannot be read or written is one as well.
     """
+    refusals: tuple[type[Exception], ...] = (*errors, OSError)
     try:
         code = work()
         sys.stdout.flush()
@@ -75,7 +76,7 @@ def finish(work: Callable[[], int], errors: tuple[type[Exception], ...] = (Confi
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
-    except (*errors, OSError) as error:
+    except refusals as error:
         complain(error)
         return BAD_INPUT
     except KeyboardInterrupt:

@@ -49,6 +49,11 @@ class Holder:
     taken: float = 0.0  # seconds since 1970
     released: float = 0.0  # 0: not yet
 
+    def __post_init__(self) -> None:
+        texts, numbers = (self.host, self.machine, self.started, self.job), (self.pid, self.taken, self.released)
+        if not (all(isinstance(text, str) for text in texts) and all(type(n) in (int, float) for n in numbers)):
+            raise ValueError(f"not a holder of a lease: {self}")
+
     @property
     def is_alive(self) -> bool | None:
         """Whether the process lives; None if it cannot be known from here."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from study.atomic import write_text
+from study.strict_json import parse_json
 
 HIGHER_IS_BETTER = ("is", "precision", "recall", "density", "coverage", "agreement", "images_per_second")
 
@@ -44,6 +45,7 @@ class Row:
         object.__setattr__(self, "value", float(self.value))
         _require(type(self.n) is int and self.n > 0, "n", self.n, "a positive integer")
         if self.interval is not None:
+            _require(isinstance(self.interval, tuple | list), "interval", self.interval, "two finite numbers")
             low_high = tuple(self.interval)
             _require(len(low_high) == 2 and all(map(_is_number, low_high)), "interval", low_high, "two finite numbers")
             _require(low_high[0] <= low_high[1], "interval", low_high, "(low, high)")
@@ -85,7 +87,7 @@ def read_rows(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            rows.append(row_from_dict(json.loads(line)))
+            rows.append(row_from_dict(parse_json(line)))
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}") from error
     return rows

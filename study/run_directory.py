@@ -17,6 +17,7 @@ import yaml
 
 from study.atomic import remove_leftovers, sync, write_json, write_text
 from study.strict import ConfigError, from_tree, to_tree
+from study.strict_json import parse_json
 
 if TYPE_CHECKING:  # at run time only where needed: reading states must not wait for torch
     from study.config import RunConfig
@@ -104,7 +105,7 @@ class RunDirectory:
     def read_state(self) -> State:
         try:
             text = self.state.read_text(encoding="utf-8")
-            return from_tree(State, json.loads(text), "state") if text else State()  # empty: the power went
+            return from_tree(State, parse_json(text), "state") if text else State()  # empty: the power went
         except (FileNotFoundError, NotADirectoryError):
             return State()
         except OSError as error:
@@ -170,4 +171,18 @@ class Curve:
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """Every point of a file; a line that is none is refused by its number."""
+    points = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            point = parse_json(line)
+        except ValueError as error:
+            raise ConfigError(f"{path}:{number}: {error}") from error
+        if not isinstance(point, dict) or "images" not in point or not all(map(_is_number, point.values())):
+            raise ConfigError(f"{path}:{number}: a point must be a mapping of numbers, `images` among them")
+        points.append(point)
+    return points
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

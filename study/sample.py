@@ -30,6 +30,7 @@ from study.captured import captured
 from study.data.images import to_uint8
 from study.diffusion import Denoise, Process, SamplerConfig, guided
 from study.draws import generator
+from study.npz import read_npz_file
 from study.process.base import Network
 from study.process.guidance import check_guidance
 
@@ -339,12 +340,16 @@ def _shards(folder: Path, indices: range) -> Iterator[tuple[range, Samples]]:
 def _read_shard(path: Path) -> Samples | None:
     """None, with a warning, for a damaged one: it will be drawn again."""
     try:
-        with np.load(path, allow_pickle=False) as file:  # a flipped byte fails the archive's checksum
-            labels = torch.from_numpy(file["labels"]) if "labels" in file else None
-            return Samples(torch.from_numpy(file["images"]), labels)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_npz_file(path)  # a flipped byte fails the archive's checksum
+        images, labels = arrays.get("images"), arrays.get("labels")
+        if images is None or images.dtype != np.uint8 or images.ndim != 4:
+            raise ValueError("it holds no images")
+        if labels is not None and (labels.dtype != np.int64 or labels.shape != images.shape[:1]):
+            raise ValueError("its labels are not one per image")
+    except ValueError as error:
         log.warning("%s is damaged and will be drawn again: %s", path, error)
         return None
+    return Samples(torch.from_numpy(images), None if labels is None else torch.from_numpy(labels))
 
 
 def load_samples(folder: Path, indices: range) -> Samples:

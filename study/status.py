@@ -27,6 +27,7 @@ from study.lease import Claim, newest
 from study.plan_file import read_runs
 from study.run_directory import Failure, RunDirectory, State, Status
 from study.strict import ConfigError, nearest
+from study.trials_file import read_trials
 
 TAIL = 8192  # bytes of a log that are looked at
 LAST_LINES = 4  # of a failed run's log
@@ -200,8 +201,8 @@ def search_lines(folder: Path, waiting: Queue) -> list[str]:
     workers = [place for place in waiting.workers if place.submission.folder == str(slurm_folder(folder))]
     lines = [f"  worker {place.submission.job}_{place.index}  {_of_worker(place)}" for place in workers]
     try:
-        trials = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        trials = read_trials(folder)
+    except ConfigError:  # no search, or one that writes its file anew as it goes on
         return lines
     words = Counter(trial["failure"] or trial["state"] for trial in trials)
     return [f"  {len(trials)} trials: {', '.join(f'{n} {word}' for word, n in words.most_common())}", *lines]

@@ -19,7 +19,8 @@ import yaml
 from study.atomic import canonical_json, write_file
 from study.plan_file import read_runs
 from study.results import Row, read_rows
-from study.strict import ConfigError
+from study.strict import ConfigError, convert
+from study.strict_json import parse_json
 
 SCHEMA = 1  # raise when the index holds other columns: older ones are then rebuilt
 ROW_COLUMNS = ("run", "metric", "value", "low", "high", "n", "units", "protocol", "provenance", "stamp")
@@ -194,13 +195,15 @@ def _row_record(row: Row) -> dict[str, Any]:
 
 def _state(folder: Path) -> dict[str, Any]:
     try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        state = parse_json((folder / "state.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         state = {}
+    if not isinstance(state, dict):
+        raise ValueError("state.json is not a run state")
     return {
-        "status": state.get("status", "pending"),
-        "failure": state.get("failure"),
-        "attempts": int(state.get("attempts", 0)),
+        "status": convert(str, state.get("status", "pending"), "state.status"),
+        "failure": convert(str | None, state.get("failure"), "state.failure"),
+        "attempts": convert(int, state.get("attempts", 0), "state.attempts"),
     }
 
 
@@ -209,7 +212,13 @@ def _config(folder: Path) -> dict[str, str]:
         text = (folder / "config.yaml").read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
-    return {key: canonical_json(value) for key, value in _leaves(yaml.load(text, Loader=yaml.CSafeLoader))}
+    tree = yaml.load(text, Loader=yaml.CSafeLoader)
+    if not isinstance(tree, dict):
+        raise ValueError("config.yaml is not a run config")
+    try:
+        return {key: canonical_json(value) for key, value in _leaves(tree)}
+    except TypeError as error:  # dates, and what else YAML knows and a config does not
+        raise ValueError(f"config.yaml is not a run config: {error}") from error
 
 
 def _leaves(tree: Mapping[str, Any], where: str = "") -> Iterable[tuple[str, Any]]:

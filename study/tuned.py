@@ -5,7 +5,6 @@ tuned: tune_lr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from study.strict import ConfigError
 from study.sweep_file import Sweep, read_sweep
+from study.trials_file import read_trials
 
 OPEN = ("waiting", "running")  # trials to come: what is best now need not be in the end
 
@@ -27,9 +27,10 @@ class Tuned:
         """The best trial's values for a point made of these presets."""
         folder = Path(str(tree["results"])) / self.sweep.tuned
         search, lines = _read(folder)
-        assert search.search is not None
+        if search.search is None:
+            raise self._error(f"{folder / 'sweep.yaml'} is no search")
         per = search.search.per
-        mine = [line for line in lines if not per or line["values"][per] == presets.get(per)]
+        mine = [line for line in lines if not per or line["values"].get(per) == presets.get(per)]
         done = [line for line in mine if line["state"] == "complete"]
         within = [line for line in done if line.get("feasible", True)]
         unfinished = sum(line["state"] in OPEN for line in lines)
@@ -44,6 +45,8 @@ class Tuned:
         (metric, direction), *more = search.search.directions.items()
         if more:
             raise self._error(f"{folder} has several objectives, and no one best trial")
+        if not all(isinstance(line["objectives"].get(metric), int | float) for line in within):
+            raise self._error(f"{folder / 'trials.json'} has finished trials without {metric}")
         sign = 1 if direction == "minimize" else -1
         best = min(within, key=lambda line: sign * line["objectives"][metric])
         return {key: value for key, value in best["values"].items() if key != per}
@@ -70,5 +73,4 @@ def _read(folder: Path) -> tuple[Sweep, list[dict[str, Any]]]:
 @cache
 def _parsed(folder: Path, stamp: int) -> tuple[Sweep, list[dict[str, Any]]]:
     """Once per state of the file: a sweep has many points."""
-    lines: list[dict[str, Any]] = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
-    return read_sweep(folder / "sweep.yaml"), lines
+    return read_sweep(folder / "sweep.yaml"), read_trials(folder)

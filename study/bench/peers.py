@@ -41,7 +41,11 @@ def load_peer(text: str, ours: Denoiser) -> nn.Module:
     found = getattr(module, function, None)
     require(callable(found), "peer", text, f"name=path:callable, and {path} has no callable {function}")
     assert found is not None
-    built = found(ours)
+    try:
+        built = found(ours)
+    except ImportError as error:
+        get = "pip install 'diffusion-backbone-study[peers]', or leave the peer out"
+        raise ValueError(f"peer={text!r} needs a package that is not installed ({error}): {get}") from error
     require(isinstance(built, nn.Module), "peer", text, f"a callable that returns a torch module, not {type(built)}")
     return built
 

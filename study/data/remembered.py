@@ -12,8 +12,6 @@ import json
 import logging
 import os
 import time
-import zipfile
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 
 from study.atomic import write_file
 from study.data.listing import Listing, Place, in_order
+from study.npz import read_npz_file
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +107,10 @@ def save(file: Path, listing: Listing, stamps: list[Stamp]) -> None:
 def recalled(file: Path, place: Place) -> Listing | None:
     """What is remembered, unless something has changed since, or it cannot be read."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            facts = json.loads(_text(arrays["facts"]))
-            if not _still(facts["stamps"], place):
-                return None
-            return _listing(facts, dict(arrays), place)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        arrays = read_npz_file(file)
+        facts = json.loads(_text(arrays["facts"]))
+        return _listing(facts, arrays, place) if _still(facts["stamps"], place) else None
+    except (ValueError, TypeError, KeyError):
         return None
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from models.denoiser import require
 
 FILE_NAME = "weights-inception-2015-12-05-6726825d.pth"
+SOURCE = "https://github.com/toshas/torch-fidelity/releases"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 POOL, SPATIAL, LOGITS = "2048", "spatial", "logits_unbiased"
@@ -41,7 +42,8 @@ class InceptionWeights:
         """Why there are no weights, and what to put where; None if the file is there and is the right one."""
         found = next((path for path in self.candidates() if path.is_file()), None)
         if found is None:
-            return f"Inception weights not found: put {FILE_NAME} (sha256 {self.sha256}) at {self.candidates()[0]}"
+            place = f"put {FILE_NAME} (sha256 {self.sha256}) at {self.candidates()[0]}"
+            return f"Inception weights not found: {place}; {SOURCE} has it"
         if (digest := digest_of(found.read_bytes())) != self.sha256:
             return f"{found} has sha256 {digest}: must be {self.sha256} ({FILE_NAME})"
         return None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import Tensor
 from models.denoiser import require, require_choice
 from study.config import RunConfig, run_id, to_dict
 from study.data import SPLITS, DataConfig, ImageSet, Split, datasets, load, offered
+from study.npz import read_npz_file
 from study.run_directory import load_config
 from study.sample import load_samples
 from study.score.frechet import Moments
@@ -86,7 +85,7 @@ def read(source: str, results: str = "results", count: int | None = None) -> Pic
 
 def read_npz(path: Path) -> Pictures:
     """Ours (`images` N x C x H x W, `labels`) or ADM's (`arr_0` N x H x W x 3, `arr_1`, statistics)."""
-    arrays = read_arrays(path)
+    arrays = read_npz_file(path)
     layout = "images" if "images" in arrays else "arr_0"
     require(layout in arrays, f"{path}: arrays", sorted(arrays), "images (N x C x H x W) or arr_0 (N x H x W x C)")
     images = as_tensor(arrays[layout], f"{path}: {layout}")
@@ -99,15 +98,6 @@ def read_npz(path: Path) -> Pictures:
         if mean in arrays and covariance in arrays
     }
     return Pictures(str(path), images.contiguous(), labels, statistics=statistics)
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Every array of an archive; nothing in it is unpickled."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as npz: {next(iter(str(error).splitlines()), 'damaged')}") from error
 
 
 def as_tensor(array: np.ndarray, where: str) -> Tensor:

@@ -68,6 +68,12 @@ def _told(url: str) -> Iterator[None]:
     """Whatever a database's driver makes of it, in one line."""
     try:
         yield
+    except ImportError as error:
+        raise ConfigError(
+            f"search.storage={url!r} needs the database's driver ({error}): pip install "
+            "'diffusion-backbone-study[postgresql]' for postgresql+psycopg://..., or leave storage out: a file "
+            "in the sweep's folder serves as well, but for hundreds of workers"
+        ) from error
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(f"search.storage={url!r} cannot be reached: {reason}") from error

@@ -28,11 +28,12 @@ def test_rows_round_trip_and_replace(rows_file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"value": float("nan")}, "value=nan is not valid"),
+        ({"value": float("nan")}, "NaN is not a JSON number"),
         ({"value": "1"}, "value='1' is not valid"),
         ({"n": 0}, "n=0 is not valid"),
         ({"n": True}, "n=True is not valid"),
         ({"interval": [2.0, 1.0]}, "must be (low, high)"),
+        ({"interval": True}, "interval=True is not valid"),
         ({"protocol": ""}, "must be not empty"),
         ({"provenance": {"a": 1}}, "must be a mapping of strings"),
         ({"extra": 1}, "unknown ['extra']"),

@@ -62,7 +62,7 @@ def test_bad_requests_are_one_line(
 def test_an_unwritable_place_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for out, told in ((tmp_path / "missing" / "sheet.png", "No such file or directory"), (tmp_path, "Is a directory")):
         assert main(["show", "digits8", "--out", str(out)]) == 2
-        assert capsys.readouterr().err == f"--out {out} cannot be written: {told}\n"
+        assert capsys.readouterr().err == f"error: --out {out} cannot be written: {told}\n"
 
 
 def test_importing_the_package_reads_no_data_and_no_slow_library() -> None:
