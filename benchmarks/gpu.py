@@ -8,10 +8,14 @@
 2. ceilings: a copy and a matrix product, the two limits that everything else is a share of
 3. cores: forward and forward with backward of every form, ours and peers', in turns; medians and quartiles
 4. glue: norm with modulation and gate with sum, fused against as written; exactness too
-5. models: bf16 training steps of DiffuSSM-XL and DiT-XL/2 at 256 and 512 pixels, images per second, utilisation,
+5. graphs: small networks sampled and trained, every kernel launched against replayed as CUDA graphs; same samples?
+6. models: bf16 training steps of DiffuSSM-XL and DiT-XL/2 at 256 and 512 pixels, images per second, utilisation,
    memory; sampling; and what one training step spends its time in
+7. crossover: training steps of the two at equal model MACs from 256 to 1024 pixels, and where DiffuSSM's is faster
 
-Times are the device's own (events), after a head start that hides launching, with caches flushed in between.
+Times are the device's own (events), after a head start that hides launching, with caches flushed in between; those of
+graphs are the wall clock's, with launching. A machine's whole record is this script, and then again with
+`--only models --compile`.
 """
 
 from __future__ import annotations
@@ -20,9 +24,7 @@ import argparse
 import csv
 import os
 import re
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -31,31 +33,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks import gpu_glue
+from benchmarks import gpu_glue, gpu_graphs
+from benchmarks.clock import Clock, Spread, in_words
 from benchmarks.exactness import LENGTHS, Case, table
-from benchmarks.gpu_cores import FORMS, REFERENCE, Shape, in_words, sides
-from models import Denoiser, build
+from benchmarks.gpu_cores import FORMS, REFERENCE, Shape, sides
+from benchmarks.gpu_crossover import at_equal_cost, crossing, total
+from models import Denoiser, build, unet
 from models.ssm.forms import Form, executed_flops
 from study.bench.config import Cell, Network
 from study.bench.store import machine_folder
 from study.bench.workload import inputs, make_work
 from study.optimizer import AUTOCAST
 
-PARTS = ("exactness", "cores", "glue", "models")
-HEAD_START = 4_000_000  # cycles for which the device waits while a chain of launches is queued
-FLUSHED = 1 << 28  # bytes: more than any second-level cache
+PARTS = ("exactness", "cores", "glue", "graphs", "models", "crossover")
 FLOPS_PER_MAC = 2
-
-
-class Spread(NamedTuple):
-    """Milliseconds: the median and the quartiles."""
-
-    low: float
-    median: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.3f} ({self.low:.3f}-{self.high:.3f})"
+SMALL = ("dit-tiny", "diffussm-tiny", "dis-tiny", "unet-tiny")
 
 
 class Plan(NamedTuple):
@@ -68,6 +60,9 @@ class Plan(NamedTuple):
     networks: list[Network]
     batches: dict[int, int]  # by side of the input
     convolutional: tuple[str, int]  # a network that may be held channels last, and its batch
+    small: tuple[str, ...]  # networks that launching bounds
+    ways: tuple[str, ...]  # to compile their training step
+    crossing: dict[int, int]  # batches by side of the input
     steps: int  # of a sample
     matrix: int  # side of the product that is the ceiling
     copied: int  # bytes of the copy that is
@@ -82,7 +77,9 @@ class Plan(NamedTuple):
         shapes = [Shape(b, n, 1152, 64, join) for join in ("sum", "concat") for n in (1024, 4096) for b in (16, 64)]
         networks = [Network(name, (side, side)) for side in (32, 64) for name in ("diffussm-xl", "dit-xl/2")]
         return cls(
-            device, rounds, both, shapes, networks, {32: 64, 64: 16}, ("unet-ldm-8", 32), 10, 8192, 1 << 31, "bf16"
+            *(device, rounds, both, shapes, networks, {32: 64, 64: 16}, ("unet-ldm-8", 32), SMALL),
+            *(("false", "true", "reduce-overhead"), {32: 32, 48: 16, 64: 8, 96: 4, 128: 2}),
+            *(10, 8192, 1 << 31, "bf16"),
         )
 
     @classmethod
@@ -90,51 +87,16 @@ class Plan(NamedTuple):
         networks = [Network(name, (8, 8)) for name in ("diffussm-tiny", "dit-tiny")]
         shape = Shape(2, 70, 2, 8, "sum")
         cases = {torch.float32: [Case(100, 2, 1)]}
-        return cls(device, 3, cases, [shape], networks, {8: 2}, ("unet-tiny", 2), 2, 64, 1 << 16, "fp32")
+        return cls(
+            *(device, 3, cases, [shape], networks, {8: 2}, ("unet-tiny", 2), SMALL[:2]),
+            *(("false",), {8: 2, 12: 2}),
+            *(2, 64, 1 << 16, "fp32"),
+        )
 
 
 class Ceilings(NamedTuple):
     copy: float  # bytes per second, read and written together
     product: float  # floating-point operations per second
-
-
-class Clock:
-    """Times of single calls on a device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
-        if self.cuda:
-            self.flushed = torch.empty(FLUSHED, dtype=torch.int8, device=device)
-            self.marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-
-    def milliseconds(self, call: Callable[[], object]) -> float:
-        if not self.cuda:
-            start = time.perf_counter()
-            call()
-            return (time.perf_counter() - start) * 1e3
-        torch.cuda._sleep(HEAD_START)
-        self.flushed.zero_()
-        self.marks[0].record()
-        call()
-        self.marks[1].record()
-        torch.cuda.synchronize()
-        return self.marks[0].elapsed_time(self.marks[1])
-
-    def interleaved(self, calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, Spread | str]:
-        """All in turns, each after two untimed calls; one that fails says why, and the others are still timed."""
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        failed: dict[str, Spread | str] = {}
-        for turn in range(-2, rounds):
-            for name, taken in list(times.items()):
-                try:
-                    if turn < 0:
-                        calls[name]()
-                    else:
-                        taken.append(self.milliseconds(calls[name]))
-                except Exception as refusal:  # whatever it is: a compiler's, the driver's, too little memory
-                    failed[name] = in_words(refusal)
-                    del times[name]
-        return {name: Spread(*statistics.quantiles(t, n=4, method="inclusive")) for name, t in times.items()} | failed
 
 
 def exactness(plan: Plan) -> Iterator[dict[str, str]]:
@@ -230,16 +192,7 @@ def model_lines(
         line = {"model": name, "mode": cell.mode, "batch": str(cell.batch)}
         if cell.mode == "sample":
             line["mode"] = f"sample, {cell.steps} steps, guidance {cell.guidance:g}"
-        if clock.cuda:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        try:
-            work, _ = make_work(cell)
-        except Exception as refusal:  # the other networks are still measured
-            yield line | {"ms": in_words(refusal)}
-            continue
-        call = _all_phases(list(work.values()))
-        spread = clock.interleaved({name: call}, max(2, plan.rounds // 2))[name]
+        spread, call = timed(cell, clock, max(2, plan.rounds // 2))
         line["ms"] = str(spread)
         if isinstance(spread, Spread):
             seconds = spread.median / 1e3
@@ -249,24 +202,82 @@ def model_lines(
             line["GiB"] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
         yield line
         if cell.mode == "train" and isinstance(spread, Spread):
-            file = folder / f"gpu_profile_{re.sub('[^a-z0-9]+', '-', name)}.txt"
+            file = folder / f"gpu_profile_{re.sub('[^a-z0-9]+', '-', name)}{'_compiled' * cell.compile}.txt"
             file.write_text(f"{name}, batch {cell.batch}: where a training step goes\n{profiled(call, clock.cuda)}\n")
-        del work, call
+        del call
+
+
+def timed(cell: Cell, clock: Clock, rounds: int) -> tuple[Spread | str, Callable[[], object]]:
+    """Of a whole step or sample of a network, or why there is none; and the call."""
+    if clock.cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        work, _ = make_work(cell)
+    except Exception as refusal:  # the other networks are still measured
+        return in_words(refusal), lambda: None
+    call = _all_phases(list(work.values()))
+    return clock.interleaved({"": call}, rounds)[""], call
+
+
+def crossover(plan: Plan, clock: Clock) -> Iterator[dict[str, str]]:
+    """DiffuSSM's training step over DiT's, each by its model MACs; the depth of the first makes them nearly equal."""
+    ours, theirs = (network.backbone for network in plan.networks[:2])
+    ratios: dict[int, float] = {}
+    for side, batch in plan.crossing.items():
+        other = Network(theirs, (side, side))
+        pair = {theirs: other, ours: at_equal_cost(ours, other)}
+        pixels = side * other.config.latent_factor
+        line = {"pixels": str(pixels), "batch": str(batch), "networks": f"{pair[ours].name}, {theirs}"}
+        found = {}
+        for name, network in pair.items():
+            cell = Cell(network, "train", batch, plan.dtype, device=str(plan.device))
+            found[name], _ = timed(cell, clock, max(2, plan.rounds // 2))
+            line[f"{name} ms"], line[f"{name} GMACs"] = str(found[name]), f"{total(network) / 1e9:.4g}"
+        first, second = found[ours], found[theirs]
+        if isinstance(first, Spread) and isinstance(second, Spread):
+            ratios[pixels] = first.median / total(pair[ours]) / (second.median / total(other))
+            line["ratio at equal MACs"] = f"{ratios[pixels]:.2f}"
+        yield line
+    yield {"pixels": "crossover", "ratio at equal MACs": crossing(ratios)}
+
+
+def graphs(plan: Plan) -> Iterator[dict[str, str]]:
+    """Samples first, which must be the same; then whole training steps."""
+    clock = Clock(plan.device, launching=True)
+    for name in plan.small:
+        calls, facts = gpu_graphs.sampling(name, 8, plan.steps, plan.device)
+        line = {"network": name, "what": f"8 samples, {plan.steps} steps, guided"}
+        for way, spread in clock.interleaved(calls, plan.rounds).items():
+            yield line | {"way": way, "ms": str(spread)} | facts
+    for name in plan.small:
+        for way, spread in clock.interleaved(gpu_graphs.training(name, plan.ways, plan.device), plan.rounds).items():
+            yield {"network": name, "what": "training step", "way": way, "ms": str(spread)}
 
 
 def formats(plan: Plan, clock: Clock, name: str, batch: int) -> Iterator[dict[str, str]]:
-    """Forward and backward of a U-Net with channels first and last: its GroupNorms decide which is faster."""
-    calls: dict[str, Callable[[], object]] = {}
-    dtype = AUTOCAST.get(plan.dtype)
-    for label, layout in (("channels first", torch.contiguous_format), ("channels last", torch.channels_last)):
-        network = build(name).to(device=plan.device, memory_format=layout)  # type: ignore[call-overload]
-        x, t, y = inputs(network.config, batch, plan.device)
-        calls[f"{name}, {label}"] = partial(_step, network, x.to(memory_format=layout), t, y, dtype)
+    """Forward and backward of a U-Net with features held channels first and last."""
+    network = build(name).to(plan.device)
+    given, dtype = inputs(network.config, batch, plan.device), AUTOCAST.get(plan.dtype)
+    calls = {
+        f"{name}, channels {'last' if last else 'first'}": partial(_step, network, last, *given, dtype)
+        for last in (False, True)
+    }
     for label, spread in clock.interleaved(calls, max(2, plan.rounds // 2)).items():
         yield {"model": label, "mode": "forward and backward", "batch": str(batch), "ms": str(spread)}
 
 
-def _step(network: Denoiser, x: Tensor, t: Tensor, y: Tensor | None, dtype: torch.dtype | None) -> None:
+def _step(
+    network: Denoiser, channels_last: bool, x: Tensor, t: Tensor, y: Tensor | None, dtype: torch.dtype | None
+) -> None:
+    default, unet.prefers_channels_last = unet.prefers_channels_last, lambda x: channels_last
+    try:
+        _forward_and_backward(network, x, t, y, dtype)
+    finally:
+        unet.prefers_channels_last = default
+
+
+def _forward_and_backward(network: Denoiser, x: Tensor, t: Tensor, y: Tensor | None, dtype: torch.dtype | None) -> None:
     with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
         output = network(x, t, y)
     output.float().square().mean().backward()
@@ -317,14 +328,16 @@ def run(plan: Plan, only: list[str], folder: Path, compiled: bool) -> bool:
     line = {"copy GB/s": f"{limits.copy / 1e9:.1f}", "product TFLOP/s": f"{limits.product / 1e12:.2f}"}
     print(markdown([line]), flush=True)
     write(folder, "ceilings", [line], head)
-    timed = {
+    parts = {
         "cores": cores(plan, clock, limits),
         "glue": glued(plan, clock),
+        "graphs": graphs(plan),
         "models": models(plan, clock, limits, compiled, folder),
+        "crossover": crossover(plan, clock),
     }
-    for name, made in timed.items():
+    for name, made in parts.items():
         if name in only:
-            right &= written(folder, name, made, head)
+            right &= written(folder, f"{name}_compiled" if compiled and name == "models" else name, made, head)
     return right
 
 
@@ -344,7 +357,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="toy sizes: proves that the script runs")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="ceilings are always measured")
     parser.add_argument("--rounds", type=int, default=20, help="times that every form takes its turn, at least 2")
-    parser.add_argument("--compile", action="store_true", help="compile the models (a minute or so each)")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the models (a minute or so each), into files of their own"
+    )
     parser.add_argument("--out", type=Path, help="folder of the results (results/bench/<this machine>)")
     asked = parser.parse_args()
     device = torch.device(asked.device)

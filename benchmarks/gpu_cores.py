@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from benchmarks.clock import in_words
 from benchmarks.exactness import forced
 from models.ssm import core
 from models.ssm.conv import two_sided
@@ -79,13 +80,6 @@ def sides(shape: Shape, device: torch.device) -> tuple[dict[str, Side], list[str
             absent.append(f"{name}: {in_words(refusal)}")
     made["SDPA, 16 heads"] = _attention(shape, x)
     return made, absent
-
-
-def in_words(refusal: Exception) -> str:
-    """One line for a table."""
-    if isinstance(refusal, torch.cuda.OutOfMemoryError):
-        return "out of memory"
-    return f"{type(refusal).__name__}: {next(iter(str(refusal).splitlines()), '')}"
 
 
 def _side(form: Core, x: Tensor, parameters: tuple[Tensor, ...], grad: Tensor) -> Side:

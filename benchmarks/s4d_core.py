@@ -1,7 +1,7 @@
 """CPU time of S4D's core against its textbook form, and of evaluating with cached tables.
 
-    python benchmarks/s4d_core.py                        # print the tables
-    python benchmarks/s4d_core.py --rounds 9 --out results/bench/s4d_core_cpu.md
+    python -m benchmarks.s4d_core                       # print the tables
+    python -m benchmarks.s4d_core --rounds 9 --out results/bench/s4d_core_cpu.md
 
 A core is discretised modes and a sequence in, the sequence convolved out: kernel generation and the
 convolution in both directions. Sequences are held as (B, L, H), as the models do, transpositions
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.clock import Spread
 from models.ssm import conv, core
 from models.ssm.kernel import Modes, power_tables, split_kernel, split_kernel_backward
 from models.ssm.s4d import S4D
@@ -52,17 +52,6 @@ CASES = (
 )
 
 
-class Spread(NamedTuple):
-    """Milliseconds of CPU time: the median and the quartiles."""
-
-    low: float
-    median: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.1f} ({self.low:.1f}-{self.high:.1f})"
-
-
 def measure(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, Spread]:
     """Interleaved CPU times of every side, each after an untimed run of itself.
 
@@ -75,7 +64,7 @@ def measure(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, Sp
             start = time.process_time()
             side()
             times[name].append((time.process_time() - start) * 1e3)
-    return {name: Spread(*statistics.quantiles(ts, n=4)) for name, ts in times.items()}
+    return {name: Spread.of(ts) for name, ts in times.items()}
 
 
 def layer(case: Case) -> S4D:

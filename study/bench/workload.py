@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from models.ssm.s4d import S4D
 from study.bench.config import Cell, Layer, Network, Spin
 from study.bench.peers import agreement, load_peer
 from study.bench.timing import Work
+from study.captured import captured
 from study.cost.tracer import network
 from study.diffusion import GaussianConfig, SamplerConfig, guided, make_process
 from study.optimizer import AUTOCAST, check_precision
@@ -96,8 +98,10 @@ def _network_work(cell: Cell, subject: Network, device: torch.device) -> tuple[W
 
     def sample() -> object:
         with torch.no_grad(), autocast(cell, device):
-            return process.sample(guided(forward, y, sampler), x, sampler, lambda step: torch.randn_like(x))  # type: ignore[arg-type]
+            return process.sample(guided(sampled, y, sampler), x, sampler, lambda step: torch.randn_like(x))
 
+    # As it is sampled from: what is compiled or foreign stays as it is.
+    sampled: Any = captured(ours, device) if forward is ours else forward
     process = make_process(_process(subject.config))
     return ({"sample": sample} if cell.mode == "sample" else {"call": call}), facts
 

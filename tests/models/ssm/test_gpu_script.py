@@ -42,6 +42,41 @@ def test_runs_whole_on_a_cpu(tmp_path: Path) -> None:
         "forward and backward",
     }
     assert len(list(tmp_path.glob("gpu_profile_*.txt"))) == 2
+    launched = rows(tmp_path / "gpu_graphs.csv")
+    assert {row["way"] for row in launched} == {"launched", "replayed", "machine.compile=false"}
+    assert all(row["verdict"] == "within" for row in launched if row["way"] == "replayed")
+    sizes = rows(tmp_path / "gpu_crossover.csv")
+    assert [row["pixels"] for row in sizes] == ["8", "12", "crossover"]
+    assert all(float(row["ratio at equal MACs"]) > 0 for row in sizes[:-1])
+    for file in tmp_path.glob("gpu_*.csv"):
+        assert not [row for row in rows(file) if "Error" in row.get("ms", "")], file
+
+
+@pytest.mark.parametrize(
+    ("ratios", "where"),
+    [
+        ({256: 2.0, 1024: 0.5}, "512 px"),
+        ({1024: 0.5, 256: 2.0, 512: 1.0}, "512 px"),
+        ({256: 4.0, 512: 2.0, 1024: 0.5}, "724 px"),  # 512 times the root of 2
+        ({256: 0.9, 512: 0.8}, "at 256 px or below"),
+        ({256: 3.0, 512: 2.0}, "above 512 px"),
+        ({}, "not known"),
+    ],
+)
+def test_where_a_ratio_falls_below_one(ratios: dict[int, float], where: str) -> None:
+    from benchmarks.gpu_crossover import crossing
+
+    assert crossing(ratios) == where
+
+
+def test_depth_makes_the_cost_of_another() -> None:
+    from benchmarks.gpu_crossover import at_equal_cost, total
+    from study.bench.config import Network
+
+    dit = Network("dit-xl/2", (64, 64))
+    ours = at_equal_cost("diffussm-xl", dit)
+    assert ours.size == dit.size
+    assert total(ours) / total(dit) == pytest.approx(1, abs=0.05)
 
 
 def test_refuses_in_one_line() -> None:
