@@ -134,6 +134,11 @@ class CheckpointFolder:
         for key, value in expected.items():
             if content.get(key) != value:
                 raise DamagedCheckpointError(f"checkpoint {record} has {key}={content.get(key)!r}, expected {value!r}")
+        for key, kind in {"bytes": int, "sha256": str, "facts": dict}.items():
+            if not isinstance(content.get(key), kind):
+                raise DamagedCheckpointError(
+                    f"checkpoint {record} has {key}={content.get(key)!r}: not a {kind.__name__}"
+                )
         return content
 
     def _read_record(self, record: Path) -> dict[str, Any]:

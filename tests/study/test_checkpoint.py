@@ -162,6 +162,18 @@ def test_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         folder.load(10)
 
 
+@pytest.mark.parametrize("key", ["bytes", "sha256", "facts"])
+def test_a_sealed_record_that_lacks_something_falls_back(tmp_path: Path, key: str) -> None:
+    """Its seal is right: whoever wrote it wrote another form."""
+    folder = filled(tmp_path, 100, 200)
+    record = folder.path / f"{200:012d}.json"
+    content = {name: value for name, value in json.loads(record.read_text())["content"].items() if name != key}
+    record.write_text(json.dumps({"content": content, "sha256": study.checkpoint._digest(content)}))
+    with pytest.raises(DamagedCheckpointError, match=f"{key}=None"):
+        folder.load(200)
+    assert newest(folder) == 100
+
+
 def test_a_failed_write_keeps_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = filled(tmp_path, 10, 20)
 
