@@ -160,7 +160,7 @@ def _chunk_backward(
     if form is Form.FUSED:
         from models.ssm import fused  # imports Triton
 
-        grad_x, grad_modes, grad_skip = fused.fused_conv_backward(grad_y, x, modes, fused.FusedTables(*tables))
+        grad_x, grad_modes, grad_skip = fused.fused_conv_backward(grad_y, x, fused.FusedTables(*tables))
     else:
         grad_x, grad_modes, grad_skip = chunked_conv_backward(grad_y, x, modes, ChunkTables(*tables))
     return _tokens_first(grad_x, u), *_as_given((*grad_modes, grad_skip), given)
@@ -303,6 +303,10 @@ def _(
     modes, skip = _computable(a_re, Modes(a_re, a_im, c_re, c_im), skip)
     if Form[form] is Form.CONVOLUTION:
         return [_empty_tables(skip, length)]
+    if Form[form] is Form.FUSED:
+        from models.ssm.fused import empty_tables  # imports Triton
+
+        return list(empty_tables(modes, skip))
     return [table.contiguous() for table in _chunk_tables(Form[form], modes, skip, length)]
 
 

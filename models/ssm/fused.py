@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from models.ssm.chunked import chunk_filters, mode_gradients
-from models.ssm.conv import diagonal_sums
 from models.ssm.forms import FUSED_CHUNK
 from models.ssm.fused_kernels import conv_backward_kernel, conv_kernel
+from models.ssm.fused_table_kernels import chain_rule_kernel, tables_kernel
 from models.ssm.kernel import Modes
 
 LEAST = 16
@@ -44,17 +42,21 @@ def padded_modes(n: int) -> int:
 
 
 def fused_tables(modes: Modes, skip: Tensor) -> FusedTables:
-    """A phase counts only modulo one turn, and l times its 16 leading bits is exact: no tap loses accuracy.
+    """Modes (directions, H, n) and D (streams, H).
 
-    Nor does the carry, which errs once per chunk: it is made in float64.
+    A phase counts only modulo one turn, and l times its 16 leading bits is exact: no tap loses accuracy. Nor does the
+    carry, which errs once per chunk: it is made in float64.
     """
-    turns = modes.a_im.double() / (2 * math.pi)
-    turns = turns - turns.round()
-    high = (turns * 2**16).round() / 2**16
-    carry = torch.exp(torch.complex(modes.a_re.double(), 2 * math.pi * turns) * FUSED_CHUNK)
-    parts = (modes.a_re, high, turns - high, 2 * modes.c_re, 2 * modes.c_im, carry.real, carry.imag)
-    packed = torch.stack([part.float() for part in parts], dim=2)
-    return FusedTables(chunk_filters(modes, skip, FUSED_CHUNK).contiguous(), packed)
+    tables, n = empty_tables(modes, skip), modes.a_re.shape[-1]
+    parts = (*(part.contiguous() for part in modes), skip.contiguous())
+    _start(tables_kernel, (skip.shape[1],), (*parts, *tables, n), tables)
+    return tables
+
+
+def empty_tables(modes: Modes, skip: Tensor) -> FusedTables:
+    """`fused_tables` without the numbers."""
+    filters = skip.new_empty(*skip.shape, 2 * FUSED_CHUNK - 1, dtype=torch.float32)
+    return FusedTables(filters, skip.new_empty(*modes.a_re.shape[:2], 7, modes.a_re.shape[2], dtype=torch.float32))
 
 
 def fused_conv(x: Tensor, tables: FusedTables) -> Tensor:
@@ -64,43 +66,37 @@ def fused_conv(x: Tensor, tables: FusedTables) -> Tensor:
     y = x.new_empty(streams, h, b, length)
     blocks = triton.cdiv(b, layout.rows)
     waiting = _scratch(x, blocks * layout.rows, tables.modes.shape[-1]) if directions > streams else y
-    _start(conv_kernel, (h, blocks), (x, *tables, y, waiting), x.stride(), tables, layout)
+    arguments = (x, *tables, y, waiting, b, length, *x.stride(), tables.modes.shape[-1])
+    _start(conv_kernel, (h, blocks), arguments, tables, R=layout.rows, num_warps=layout.warps)
     return y
 
 
-def fused_conv_backward(grad: Tensor, x: Tensor, modes: Modes, tables: FusedTables) -> tuple[Tensor, Modes, Tensor]:
+def fused_conv_backward(grad: Tensor, x: Tensor, tables: FusedTables) -> tuple[Tensor, Modes, Tensor]:
     """Gradients of x (H, B, L), of the modes and of the skip, from that of y (streams, H, B, L)."""
-    h, (streams, directions), n = len(x), (len(tables.filters), len(tables.modes)), tables.modes.shape[-1]
-    layout = launch(x.shape[1], backward=True)
+    (h, b, length), (streams, directions) = x.shape, (len(tables.filters), len(tables.modes))
+    n, layout = tables.modes.shape[-1], launch(b, backward=True)
     grad_x = x.new_empty(x.shape)
     products = tables.filters.new_empty(streams, h, FUSED_CHUNK, FUSED_CHUNK)  # x^T dy within a chunk
-    moments = tables.modes.new_empty(directions, h, 4, n)  # of order 0 and 1, each real then imaginary
+    moments = tables.modes.new_empty(directions, h, 4, n)  # of order 0 and 1 between chunks, each real then imaginary
     tensors = (x, grad, *tables, grad_x, _scratch(x, layout.rows, n), products, moments)
-    _start(conv_backward_kernel, (h,), tensors, (*x.stride(), *grad.stride()), tables, layout)
-    grad_filters = torch.stack([diagonal_sums(product) for product in products])
-    moment_0, moment_1 = (torch.complex(moments[:, :, i], moments[:, :, i + 1]) for i in (0, 2))
-    return grad_x, *mode_gradients(grad_filters, moment_0, moment_1, modes)
+    arguments = (*tensors, b, length, *x.stride(), *grad.stride(), n)
+    _start(conv_backward_kernel, (h,), arguments, tables, R=layout.rows, num_warps=layout.warps)
+    grad_modes = Modes(*(moments.new_empty(directions, h, n) for _ in Modes._fields))
+    grad_skip = products.new_empty(streams, h)
+    _start(chain_rule_kernel, (h,), (products, moments, tables.modes, *grad_modes, grad_skip, n), tables)
+    return grad_x, grad_modes, grad_skip
 
 
-def _start(
-    kernel: Any,
-    grid: tuple[int, ...],
-    tensors: tuple[Tensor, ...],
-    strides: tuple[int, ...],
-    tables: FusedTables,
-    layout: Launch,
-) -> None:
-    """Queue a kernel: its tensors, of which the first is x, and the strides of those that it reads."""
-    x, n = tensors[0], tables.modes.shape[-1]
-    with torch.cuda.device_of(x):  # where Triton launches; nothing on a CPU
+def _start(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], tables: FusedTables, **layout: int) -> None:
+    """Queue a kernel."""
+    with torch.cuda.device_of(tables.modes):  # where Triton launches; nothing on a CPU
         kernel[grid](
-            *(*tensors, *x.shape[1:], *strides, n),
+            *arguments,
             C=FUSED_CHUNK,
-            R=layout.rows,
-            N=padded_modes(n),
+            N=padded_modes(tables.modes.shape[-1]),
             DIRECTIONS=len(tables.modes),
             STREAMS=len(tables.filters),
-            num_warps=layout.warps,
+            **layout,
         )
 
 

@@ -84,6 +84,42 @@ def test_several_blocks_of_rows_in_several_channels(streams: int, monkeypatch: p
     assert not any(scratch.isnan().any() for scratch in made)
 
 
+@pytest.mark.parametrize(("directions", "streams"), LAYOUTS)
+@pytest.mark.parametrize("modes", [3, 32])
+def test_tables_and_chain_rule_are_those_of_the_plain_form(directions: int, streams: int, modes: int) -> None:
+    """In float64, with phases of many turns and decays from none to all within a chunk."""
+    from models.ssm import fused
+    from models.ssm.chunked import chunk_filters, mode_gradients
+    from models.ssm.conv import diagonal_sums
+    from models.ssm.kernel import Modes
+
+    torch.manual_seed(0)
+    shape, C = (directions, 2, modes), fused.FUSED_CHUNK
+    given = Modes(-4 * torch.rand(shape) ** 4, 40 * torch.randn(shape), torch.randn(shape), torch.randn(shape))
+    skip = torch.randn(streams, 2)
+    wide = Modes(*(part.double() for part in given))
+    tables, a = fused.fused_tables(given, skip), torch.complex(wide.a_re, wide.a_im)
+    assert close(tables.filters, chunk_filters(wide, skip.double(), C))
+    carry = torch.exp(C * a)
+    assert (torch.complex(tables.modes[:, :, 5], tables.modes[:, :, 6]) - carry).norm() < 1e-7 * carry.norm()
+    turns = tables.modes[:, :, 1].double() + tables.modes[:, :, 2].double() - wide.a_im / (2 * torch.pi)
+    assert (turns - turns.round()).abs().max() < 1e-12
+    assert torch.equal(tables.modes[:, :, 3], 2 * given.c_re)
+
+    products, moments = torch.randn(streams, 2, C, C), torch.randn(directions, 2, 4, modes)
+    grads, grad_skip = [torch.empty(shape) for _ in given], torch.empty_like(skip)
+    fused._start(fused.chain_rule_kernel, (2,), (products, moments, tables.modes, *grads, grad_skip, modes), tables)
+    filters = torch.stack([diagonal_sums(product) for product in products.double()])
+    orders = (torch.complex(moments[:, :, i].double(), moments[:, :, i + 1].double()) for i in (0, 2))
+    expected, expected_skip = mode_gradients(filters, *orders, wide)
+    assert all(close(got, wanted) for got, wanted in zip(grads, expected, strict=True))
+    assert close(grad_skip, expected_skip)
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
+    return ((actual - expected).norm() < 1e-6 * expected.norm()).item() is True
+
+
 @pytest.mark.parametrize("held", ["channels first", "expanded", "every other token"])
 def test_strides(held: str) -> None:
     """The kernels read any strides: the operator copies what is not held channels first, so they are asked directly."""
@@ -105,8 +141,8 @@ def test_strides(held: str) -> None:
     dy = p.dy.permute(2, 0, 1).unflatten(0, D.shape)
     for strided in (dy, dy.contiguous()):
         for got, wanted in zip(
-            _flat(fused.fused_conv_backward(strided, views[0], modes, tables)),
-            _flat(fused.fused_conv_backward(dy.contiguous(), plain, modes, tables)),
+            _flat(fused.fused_conv_backward(strided, views[0], tables)),
+            _flat(fused.fused_conv_backward(dy.contiguous(), plain, tables)),
             strict=True,
         ):
             assert torch.equal(got, wanted)
@@ -145,7 +181,7 @@ def test_a_fast_decay_and_a_fast_phase() -> None:
         assert (actual - expected).norm() < 2e-5 * expected.norm()
 
 
-@pytest.mark.parametrize("name", ["conv_kernel", "conv_backward_kernel"])
+@pytest.mark.parametrize("name", ["tables_kernel", "conv_kernel", "conv_backward_kernel", "chain_rule_kernel"])
 def test_kernels_start_on_the_device_of_their_sequence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from models.ssm import fused
 

@@ -13,6 +13,8 @@ from tests.models.triton_tools import REGISTERS, SHARED_MEMORY, assert_passes_in
 pytest.importorskip("triton", reason="Triton is not installed")
 
 TYPES = dict.fromkeys(("filters", "modes", "products", "moments"), "*fp32")
+TYPES |= {f"{of}{part}": "*fp32" for of in ("", "grad_") for part in ("a_re", "a_im", "c_re", "c_im", "skip")}
+TYPES |= {"packed": "*fp32"}
 TYPES |= dict.fromkeys(("x", "grad", "y", "grad_x", "waiting", "adjoints"), "*bf16")
 
 
@@ -40,3 +42,16 @@ def test_compiles_for_sm_90_without_spills_to_wgmma(name: str, batch: int, strea
     assert made.wgmma > 0
     assert made.shared <= SHARED_MEMORY
     assert made.registers * 32 * warps <= REGISTERS
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("name", ["tables_kernel", "chain_rule_kernel"])
+@pytest.mark.parametrize("streams", [1, 2])
+def test_what_surrounds_them_compiles_for_sm_90_without_spills(name: str, streams: int) -> None:
+    from models.ssm import fused
+
+    constants = {"C": fused.FUSED_CHUNK, "N": 32, "DIRECTIONS": 2, "STREAMS": streams}
+    made = compiled(getattr(fused, name), TYPES, constants, 4)
+    assert made.local == 0
+    assert made.shared <= SHARED_MEMORY
+    assert made.registers * 32 * 4 <= REGISTERS
