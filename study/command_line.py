@@ -6,9 +6,10 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import FrameType
 from typing import Any, NoReturn
 
 from study.strict import ConfigError, nearest
@@ -70,9 +71,10 @@ def finish(work: Callable[[], int], errors: tuple[type[Exception], ...] = (Confi
     """
     refusals: tuple[type[Exception], ...] = (*errors, OSError)
     try:
-        code = work()
-        sys.stdout.flush()
-        return code
+        with _hearing():
+            code = work()
+            sys.stdout.flush()
+            return code
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
@@ -96,12 +98,26 @@ def _told(error: Exception) -> str:
 
 
 def end_quietly_on_interrupt() -> None:
-    """Ctrl-C while modules are being imported, before a command can hear it, is no reason for a traceback."""
+    """Ctrl-C while modules are being imported, before a command can hear it, ends the process without a word.
 
-    def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not issubclass(kind, KeyboardInterrupt):
-            sys.__excepthook__(kind, error, trace)
-            return
-        os._exit(STOPPED)  # what was begun has been undone on the exception's way here
+    An exception might be printed, or swallowed, wherever it came; and nothing was begun that it had to undo.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nobody told us to ignore it
+        signal.signal(signal.SIGINT, _leave)
 
-    sys.excepthook = end
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    os._exit(STOPPED)
+
+
+@contextmanager
+def _hearing() -> Iterator[None]:
+    """Within, Ctrl-C is the exception that commands know how to end by."""
+    quietly = signal.getsignal(signal.SIGINT) is _leave
+    if quietly:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if quietly:
+            signal.signal(signal.SIGINT, _leave)

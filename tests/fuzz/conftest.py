@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from hypothesis import HealthCheck, Phase, settings
 
 THOROUGH = 14
@@ -17,5 +15,3 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
 )
-if os.environ.get("FUZZ") == "thorough":
-    settings.load_profile("thorough")
