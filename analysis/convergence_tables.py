@@ -12,6 +12,7 @@ import scipy.stats
 from analysis.render import table
 from analysis.rows import FINISHED, CannotShowError, Rows
 from analysis.study_tables import compared
+from models.denoiser import require
 from study.comparison import Metric
 from study.stats import first_reached
 
@@ -20,20 +21,30 @@ DIVERGED = "diverged"
 
 
 def images_until(rows: Rows, level: float, metric: str = "val_loss") -> pd.DataFrame:
-    """Training images until a loss is first reached, read between the points of each run's curve."""
+    """Training images until a loss is first reached, read between the points of the curves of finished runs.
+
+    A point has a mean only if all of its runs got there: of the quick ones alone it would flatter.
+    """
     heading = f"{rows.name}: images until {metric} {level:g}"
+    require(level > 0, "level", level, "a positive loss")
     logged = rows.curves[rows.curves["metric"] == metric]
-    try:
-        protocol = rows.metric(metric).protocol
-    except CannotShowError as error:
-        return table(pd.DataFrame(), heading, [*rows.remarks, str(error)])
-    values = {}
-    for run, curve in logged.sort_values("images").groupby("run"):
-        images = first_reached(curve["images"], curve["value"], level)
-        if math.isfinite(images):
-            values[str(run)] = images
-    told = ["Between the points of a curve a power law; a run that did not get there is not in the mean."]
-    reached = Metric(f"images until {level:g}", protocol, values, is_cost=False)
+    if logged.empty:
+        return table(pd.DataFrame(), heading, [*rows.remarks, f"No run of {rows.name} logged {metric} in training."])
+    finished = set(rows.runs.loc[rows.runs["status"] == FINISHED, "run"])
+    curves = {str(run): curve.sort_values("images") for run, curve in logged.groupby("run") if run in finished}
+    values: dict[str, float] = {}
+    told = ["Between the points of a curve a power law."]
+    for cell in rows.study.cells:
+        own = [run for run in cell.runs.values() if run in curves]
+        found = {run: first_reached(curves[run]["images"], curves[run]["value"], level) for run in own}
+        early = sum(curves[run]["value"].iloc[0] <= level for run in own)
+        if all(map(math.isfinite, found.values())):
+            values |= found
+        elif early:
+            told.append(f"{cell.label}: {early} of {len(own)} runs were there at their first validation.")
+        else:
+            told.append(f"{cell.label}: {sum(map(math.isfinite, found.values()))} of {len(own)} runs got there.")
+    reached = Metric(f"images until {level:g}", "read from curves", values, is_cost=False)
     return compared(rows, [reached], heading, told, {"mean": ",.0f", "difference": "+,.0f"})
 
 

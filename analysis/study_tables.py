@@ -45,12 +45,17 @@ def equal_compute(rows: Rows, metric: str = "val_loss") -> pd.DataFrame:
 
 
 def against(rows: Rows, partner: Mapping[str, str]) -> Rows:
-    """The same rows with only these points compared, each with the one that is named."""
+    """The same rows with only these points compared, each with the one that is named, which is compared with none."""
     labels = {cell.label for cell in rows.study.cells}
-    unknown = ({*partner, *partner.values()} - labels) if labels else set()
+    if not labels:
+        return rows
+    unknown = {*partner, *partner.values()} - labels
     if unknown:
         raise CannotShowError(f"{rows.name} has no point {min(unknown)}: there are {', '.join(sorted(labels))}.")
-    known = {**partner, **{base: base for base in partner.values()}} if labels else {}
+    both = partner.keys() & set(partner.values())
+    if both:
+        raise CannotShowError(f"{min(both)} is compared and compared with: make two tables of it.")
+    known = {**partner, **{base: base for base in partner.values()}}
     return replace(rows, study=replace(rows.study, partner=known))
 
 

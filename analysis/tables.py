@@ -18,6 +18,7 @@ from analysis.convergence_tables import images_until, stability
 from analysis.cost_tables import costs, dis_configurations, layer_costs, resolution_costs, sentences, totals
 from analysis.paper_tables import celeba_cifar, digitised, dis_imagenet, dit_models, imagenet, lsun, verdict
 from analysis.study_tables import (
+    against,
     backbones,
     comparison,
     convergence,
@@ -36,6 +37,7 @@ from analysis.study_tables import (
 )
 
 __all__ = [
+    "against",
     "backbones",
     "celeba_cifar",
     "comparison",

@@ -45,7 +45,8 @@ def outside(rows: Rows) -> set[str]:
     """Labels of the points that were done and break a constraint of their search, whatever their values."""
     record = rows.path / "trials.json"
     told = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
-    broken = {run for trial in told if not trial.get("feasible", True) for run in trial["runs"]}
+    whole = [trial for trial in told if trial["state"] == "complete"]
+    broken = {run for trial in whole if not trial.get("feasible", True) for run in trial["runs"]}
     return {cell.label for cell in rows.study.cells if broken.intersection(cell.runs.values())}
 
 

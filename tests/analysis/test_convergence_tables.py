@@ -11,7 +11,7 @@ import scipy.stats
 
 from analysis import tables
 from analysis.render import notes
-from analysis.rows import load_rows
+from analysis.rows import CannotShowError, load_rows
 from tests.analysis.stores import losses, sweep
 
 
@@ -38,6 +38,20 @@ def test_images_until_a_loss_are_those_of_a_known_curve(tmp_path: Path) -> None:
     assert np.isnan(frame.loc["M=4", "mean"])
 
 
+def test_a_point_of_which_some_runs_got_there_has_no_mean(tmp_path: Path) -> None:
+    folder = sweep(tmp_path, losses({1: [0.1, 0.1], 2: [0.1, 0.1]}))
+    curves(folder, {"M=1": 1.0, "M=2": 1.49})  # at 12800 images: 0.1401 and, of the second seed, 0.1415
+    frame = tables.images_until(load_rows(folder), 0.141)
+    lines = frame.set_index("point")
+    assert (lines.loc["M=1", "runs"], lines.loc["M=2", "runs"]) == ("2/2", "0/2")
+    assert np.isnan(lines.loc["M=2", "difference"])
+    assert "M=2: 1 of 2 runs got there." in notes(frame)
+    early = tables.images_until(load_rows(folder), 0.45)
+    assert any("at their first validation" in note for note in notes(early))
+    with pytest.raises(ValueError, match="level"):
+        tables.images_until(load_rows(folder), -1)
+
+
 def test_a_spread_has_the_interval_of_a_normal_ones(tmp_path: Path) -> None:
     ends = [0.50, 0.53, 0.49, 0.55]
     rows = load_rows(sweep(tmp_path, losses({1: ends, 2: [0.4, 0.4, 0.4, 0.4]})))
@@ -61,3 +75,13 @@ def test_a_metric_nobody_measured_is_a_sentence(tmp_path: Path) -> None:
     for frame in (tables.images_until(rows, 0.2, "fid"), tables.stability(rows, "fid")):
         assert frame.empty
         assert any("fid" in note for note in notes(frame))
+
+
+def test_only_what_is_named_is_compared(tmp_path: Path) -> None:
+    rows = load_rows(sweep(tmp_path, losses({1: [0.5, 0.51], 2: [0.4, 0.41], 4: [0.3, 0.31]})))
+    frame = tables.comparison(tables.against(rows, {"M=4": "M=2"}), ["val_loss"]).set_index("point")
+    assert frame.loc["M=4", "difference"] == pytest.approx(-0.1)
+    assert np.isnan(frame.loc["M=1", "difference"])
+    for partner, told in (({"M=4": "M=3"}, "no point M=3"), ({"M=4": "M=2", "M=2": "M=1"}, "make two tables")):
+        with pytest.raises(CannotShowError, match=told):
+            tables.against(rows, partner)
