@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ from typing import Any, NoReturn
 from study.strict import ConfigError, nearest
 
 FAILED, BAD_INPUT, STOPPED, UNREAD = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGPIPE
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # no fault of what was asked
 
 CODES = (
     "Exit codes: 0 done, 1 something failed, 2 bad input, 128 + n stopped by signal n (130: Ctrl-C).\n"
@@ -56,8 +59,9 @@ def command_parser(command: str, description: str) -> Parser:
     return Parser(prog=f"python -m study.{command}", description=description, epilog=CODES)
 
 
-def add_results(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="the store (results)")
+def add_results(parser: argparse.ArgumentParser, default: Path | str = Path("results")) -> None:
+    """A verb, which may be told as well as its command, leaves the default to that: argparse.SUPPRESS."""
+    parser.add_argument("--results", type=Path, default=default, metavar="DIR", help="the store (results)")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -67,20 +71,22 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def finish(work: Callable[[], int], errors: tuple[type[Exception], ...] = (ConfigError,)) -> int:
     """The exit code of `work`; what a user can do something about is one line, what stops it is none.
 
-    `errors` are what `work` refuses bad input with; a file that cannot be read or written is one as well.
+    `errors` are what `work` refuses bad input with; a file that cannot be read or written is one as well, unless the
+    disk is to blame.
     """
     refusals: tuple[type[Exception], ...] = (*errors, OSError)
     try:
         with _hearing():
             code = work()
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as it is for a daemon that closed it
+                sys.stdout.flush()
             return code
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
     except refusals as error:
         complain(error)
-        return BAD_INPUT
+        return FAILED if isinstance(error, OSError) and error.errno in DISK else BAD_INPUT
     except KeyboardInterrupt:
         return STOPPED
 

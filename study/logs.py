@@ -52,7 +52,7 @@ def _logs(options: argparse.Namespace) -> int:
     if options.follow:
         follow(log, options.results, run)
     else:
-        sys.stdout.write(log.read_text(encoding="utf-8", errors="replace"))
+        print(log.read_text(encoding="utf-8", errors="replace"), end="")
     return 0
 
 

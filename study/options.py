@@ -102,7 +102,8 @@ def score_parser() -> argparse.ArgumentParser:
     add("--inception-weights", metavar="FILE", help="default: torch's hub cache")
     add("--inception-sha256", metavar="HEX", help="of another network's weights, if wanted")
     add("--no-cache", action="store_true", help="compute the reference's features again")
-    add("--json", metavar="FILE", nargs="?", const="-", help="print the scores, protocols included, or write them")
+    add("--out", type=Path, metavar="FILE", help="write the scores, protocols included, as JSON")
+    add_json(parser)
     return parser
 
 

@@ -34,6 +34,8 @@ def arguments() -> argparse.ArgumentParser:
     export.add_argument("--wide", action="store_true", help="one line per run, one column per metric")
     migrate = commands.add_parser("migrate", help="carry runs over a change of keys")
     migrate.add_argument("changes", nargs="*", metavar="KEY=VALUE|OLD->NEW")
+    for verb in commands.choices.values():
+        add_results(verb, default=argparse.SUPPRESS)
     return parser
 
 

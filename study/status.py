@@ -233,7 +233,11 @@ def describe_store(results: Path, ask: Ask = queue_of) -> list[str]:
     folders = sorted(plan.parent for plan in results.glob("*/plan.json"))
     lines, waiting = [], ask(results)
     for folder in folders:
-        views = sweep_views(folder, waiting)
+        try:
+            views = sweep_views(folder, waiting)
+        except ConfigError as error:  # the others are to be seen all the same
+            lines.append(f"{folder}: {error}")
+            continue
         lines.append(f"{folder}: {_told(Counter(view.standing for view in views), len(views))}")
     return lines or [f"{results}: no sweep yet"]
 
@@ -280,11 +284,18 @@ def as_tree(results: Path, name: str | None, ask: Ask = queue_of) -> dict[str, A
     if name is None:
         folders = sorted(plan.parent for plan in results.glob("*/plan.json"))
         waiting = ask(results)
-        return {"sweeps": {str(folder): _tree_of(sweep_views(folder, waiting)) for folder in folders}}
+        return {"sweeps": {str(folder): _tree_or_error(folder, waiting) for folder in folders}}
     folder = sweep_folder(results, name)
     if folder is None:
         return _tree_of([view(results, find_run(results, name), "", ask(results))])
     return {"sweep": str(folder), **_tree_of(sweep_views(folder, ask(folder.parent)))}
+
+
+def _tree_or_error(folder: Path, waiting: Queue) -> dict[str, Any]:
+    try:
+        return _tree_of(sweep_views(folder, waiting))
+    except ConfigError as error:
+        return {"error": str(error)}
 
 
 def _tree_of(views: Sequence[RunView]) -> dict[str, Any]:

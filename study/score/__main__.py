@@ -55,9 +55,9 @@ def _score(given: argparse.Namespace) -> int:
         real = floor(reference, draw_size(samples, options), metrics, options, bar.tell)
         scores = score(samples, reference, metrics, options, bar.tell)
     told = [plain(one) for one in (*real, *scores)]
-    if given.json and given.json != "-":
-        write_json(Path(given.json), told)
-    if given.json == "-":
+    if given.out:
+        write_json(given.out, told)
+    if given.json:
         print(json.dumps(told, indent=2))
     else:
         show(samples, reference, scores, real)

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -342,9 +343,8 @@ def scripts() -> dict[str, str]:
 def test_json_and_logs_of_damaged_stores_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "lrs").mkdir()
     (tmp_path / "lrs" / "plan.json").write_text('{"points": 3}', encoding="utf-8")
-    for command in ([*["lrs"], "--results", str(tmp_path)], ["--results", str(tmp_path), "--json"]):
-        assert status(command) == 2
-        assert capsys.readouterr().err.count("\n") == 1
+    assert status(["lrs", "--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
     assert answer(["lrs", "--results", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'lrs' / 'plan.json'} is damaged")
     directory = RunDirectory(tmp_path, "0123456789abcdef")
@@ -352,6 +352,33 @@ def test_json_and_logs_of_damaged_stores_are_one_line(tmp_path: Path, capsys: py
     directory.state.write_text("[]", encoding="utf-8")
     assert status(["0123", "--results", str(tmp_path)]) == 2
     assert "state.json is not a run state" in capsys.readouterr().err
+
+
+def test_one_damaged_plan_hides_no_other_sweep(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    (tmp_path / "store" / "broken").mkdir()
+    (tmp_path / "store" / "broken" / "plan.json").write_text("[[", encoding="utf-8")
+    assert status(["--results", str(tmp_path / "store")]) == 0
+    broken, whole = capsys.readouterr().out.splitlines()
+    assert "plan.json is damaged" in broken
+    assert "done" in whole
+    assert status(["--results", str(tmp_path / "store"), "--json"]) == 0
+    sweeps = json.loads(capsys.readouterr().out)["sweeps"]
+    assert [sorted(each) for each in sweeps.values()] == [["error"], ["runs", "standings"]]
+
+
+def test_a_full_disk_is_no_bad_input_and_a_closed_output_no_failure(store: Path) -> None:
+    command = f"{sys.executable} -m study.status --results '{store}'"
+    full = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True, check=False)
+    assert (full.returncode, full.stderr) == (1, "error: No space left on device\n")
+    closed = subprocess.run(f"{command} >&-", shell=True, capture_output=True, text=True, check=False)
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_the_store_is_named_before_or_after_the_verb(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--results", str(store), "verify"], ["verify", "--results", str(store)]):
+        assert results_command(words) == 0
+        assert f"{store}: every run is whole" in capsys.readouterr().out
 
 
 def test_parsers_take_percent_signs_and_verbs() -> None:

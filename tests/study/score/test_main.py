@@ -26,7 +26,7 @@ def test_npz_against_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     real = load(DataConfig("digits8"), "heldout")
     np.savez(tmp_path / "samples.npz", images=real.images[:200].numpy(), labels=real.labels[:200].numpy())
     out = tmp_path / "scores.json"
-    assert main([str(tmp_path / "samples.npz"), "digits8", "--json", str(out)]) == 0
+    assert main([str(tmp_path / "samples.npz"), "digits8", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert printed.index("real, held out") < printed.index("samples.npz")  # the floor comes first
     found = {one["metric"]: one for one in json.loads(out.read_text())}
@@ -74,7 +74,7 @@ def test_run_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["digits8/heldout", "digits8", "--n", "-3"], "heldout=-3"),
         (["digits8/heldout", "digits8", "--draws", "0"], "draws=0"),
         (["digits8/heldout", "digits8", "--device", "gpu"], "device='gpu'"),
-        (["digits8/heldout", "digits8", "--metrics", "swd", "--n", "20", "--json", "/nowhere/s.json"], "/nowhere"),
+        (["digits8/heldout", "digits8", "--metrics", "swd", "--n", "20", "--out", "/nowhere/s.json"], "/nowhere"),
         (["digits8/test", "digits8"], "split"),
         (["digits8"], "REFERENCE"),
     ],
