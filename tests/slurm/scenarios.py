@@ -395,10 +395,12 @@ def two_nodes(folder: Path, cluster: Cluster) -> tuple[Study, Study]:
 
 def warned_together(folder: Path, cluster: Cluster) -> Study:
     """One run by two processes, to both of which SLURM passes a warning."""
-    study = Study(folder, cluster, words=("launcher.nodes=2", "launcher.slurm.constraint=pair"))
+    words = ("launcher.nodes=2", "launcher.slurm.constraint=pair")
+    study = Study(folder, cluster, pause="1", words=words)  # on a busy machine the warning may take its time
     study.submit()
     cluster.ask("scancel", "--signal=USR2", study.job.number)
     study.until_status("queued", "restarted 1 times", "preempted: SIGUSR2")
+    study.gate.touch()
     study.finish()
     return study
 
