@@ -92,9 +92,9 @@ def finish(work: Callable[[], int], errors: tuple[type[Exception], ...] = (Confi
 
 
 def complain(error: Exception) -> None:
-    """On standard error; a line for each thing that is wrong, if there are several."""
+    """On standard error; a line for each thing that is wrong, if there are several, and indented what belongs to it."""
     for line in _told(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)
+        print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
 
 
 def _told(error: Exception) -> str:

@@ -51,6 +51,14 @@ def dump_yaml(tree: Mapping[str, Any]) -> str:
     return yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120)
 
 
+def yaml_value(where: str, text: str) -> Any:
+    """What a person wrote behind `where=`."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}={text!r} is not valid: must be a YAML value") from error
+
+
 @dataclass(frozen=True)
 class Marked:
     """A tree from a file and the line that each of its entries began on."""

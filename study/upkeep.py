@@ -14,6 +14,7 @@ import yaml
 
 from study.atomic import write_json, write_text
 from study.lease import newest, take
+from study.marked_yaml import yaml_value
 from study.results import read_rows
 from study.run_directory import RunDirectory, Status
 from study.strict import ConfigError
@@ -108,7 +109,7 @@ def _leftovers(folder: Path) -> list[Path]:
 
 
 def _migrated(folder: Path, added: dict[str, Any], renamed: dict[str, str]) -> str | None:
-    """The run's new id; None if the run is unfinished, in use, or cannot be read even so."""
+    """The run's new id, or its old one if that does not hear of the change; None if the run is unfinished or in use."""
     from study.config import from_dict, run_id, to_dict
 
     directory = RunDirectory(folder.parent.parent, folder.name)
@@ -122,13 +123,19 @@ def _migrated(folder: Path, added: dict[str, Any], renamed: dict[str, str]) -> s
     lease = take(folder)
     if lease is None or (new.path.exists() and new.path != folder):
         return None
+    note = {"from": folder.name, "added": added, "renamed": renamed}
+    if new.path == folder:
+        with lease:
+            write_text(directory.config, yaml.safe_dump(to_dict(config), sort_keys=False))
+            write_json(folder / "migrated.json", note)
+        return folder.name
     with lease:
         copy = new.path.with_name(f".{new.identity}.tmp")
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("leases", "checkpoint", "old-*"))
         write_text(copy / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
         rows = [json.loads(line) for line in (copy / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
         write_text(copy / "rows.jsonl", "".join(json.dumps({**row, "run": new.identity}) + "\n" for row in rows))
-        write_json(copy / "migrated.json", {"from": folder.name, "added": added, "renamed": renamed})
+        write_json(copy / "migrated.json", note)
         copy.rename(new.path)
     shutil.rmtree(folder)
     return new.identity
@@ -172,7 +179,7 @@ def changes(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
         if arrow:
             renamed[old] = new
         elif equals:
-            added[key] = yaml.safe_load(value)
+            added[key] = yaml_value(key, value)
         else:
             raise ConfigError(
                 f"{word!r} is no change: write KEY=VALUE for a key that is new, OLD->NEW for a renamed one"

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import yaml
-
 from models.denoiser import DenoiserConfig, named_config, require, require_choice
 from models.macs import Macs, attention, linear
 from models.ssm.s4d import s4d_macs
 from study.atomic import canonical_json
+from study.marked_yaml import yaml_value
 from study.strict import from_tree, to_tree
 
 VERSION = 1  # raise when the same cell would give other numbers
@@ -69,7 +68,7 @@ def spelled(text: str, size: tuple[int, int] | None = None) -> DenoiserConfig:
     for change in re.split(r",(?=\w+=)", changes) if colon else []:
         key, equals, value = change.partition("=")
         require(bool(key and equals and value), "backbone", text, "NAME:FIELD=VALUE,FIELD=VALUE")
-        given[key] = yaml.safe_load(value)
+        given[key] = yaml_value(key, value)
     return from_tree(type(plain), {**to_tree(plain), **given})
 
 

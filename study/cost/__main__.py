@@ -7,9 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
 from rich.console import Console
 
 from models.denoiser import DenoiserConfig, named_config, require
@@ -17,6 +15,7 @@ from study.command_line import finish
 from study.cost.match import parse
 from study.cost.summary import Cost, at_pixels, cost
 from study.cost.table import Asked, as_csv, as_json, as_latex, print_audit, print_modules, print_rows, row
+from study.marked_yaml import yaml_value
 from study.options import cost_parser
 from study.strict import ConfigError, from_tree, to_tree
 
@@ -53,15 +52,8 @@ def _swept(path: Path) -> list[tuple[str, DenoiserConfig]]:
 
 def _named(name: str, assignments: Sequence[str]) -> tuple[str, DenoiserConfig]:
     config, fields = named_config(name), dict(_assignment("set", text) for text in assignments)
-    values = {key: _yaml(key, text) for key, text in fields.items()}
+    values = {key: yaml_value(key, text) for key, text in fields.items()}
     return " ".join([name, *assignments]), from_tree(type(config), {**to_tree(config), **values})
-
-
-def _yaml(key: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{key}={text!r} is not valid: must be a YAML value") from error
 
 
 def _matched(name: str, config: DenoiserConfig, asked: argparse.Namespace) -> tuple[str, DenoiserConfig]:

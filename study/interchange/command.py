@@ -106,13 +106,13 @@ def _import(given: argparse.Namespace) -> str:
 
 def parsed(words: Sequence[str]) -> dict[str, Any]:
     """`size=64 classes=0` as YAML values."""
-    import yaml
+    from study.marked_yaml import yaml_value
 
     pairs = [word.partition("=") for word in words]
     wrong = next((word for word, (key, equals, _) in zip(words, pairs, strict=True) if not (key and equals)), None)
     if wrong is not None:
         raise ConfigError(f"--set {wrong} is not valid: must be FIELD=VALUE")
-    return {key: yaml.safe_load(value) for key, _, value in pairs}
+    return {key: yaml_value(key, value) for key, _, value in pairs}
 
 
 def _export(given: argparse.Namespace) -> str:

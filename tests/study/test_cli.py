@@ -100,6 +100,7 @@ def test_both_spellings_do_the_same(store: Path, tmp_path: Path) -> None:
     assert "4 runs: 4 done" in told[0]
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # here: other tests have imported them
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -108,6 +109,9 @@ def test_both_spellings_do_the_same(store: Path, tmp_path: Path) -> None:
         (["logs"], "the following arguments are required: run"),
         (["results", "--results", "/nowhere", "verify"], "/nowhere is no result store"),
         (["completion", "fish"], "invalid choice: 'fish'"),
+        (["results", "migrate", "train.new=[1"], "train.new='[1' is not valid: must be a YAML value"),
+        (["interchange", "import", "w.pt", "--backbone", "dit-tiny", "--out", "m", "--set", "size=["], "size='['"),
+        (["bench", "dit-tiny:depth=["], "depth='['"),
     ],
 )
 def test_bad_words_are_one_line_and_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +135,9 @@ def test_how_work_ends(capfd: pytest.CaptureFixture[str]) -> None:
     assert finish(lambda: failing(FileNotFoundError(2, "No such file or directory", "a.npz"))) == 2
     assert finish(lambda: failing(ValueError("no")), (ValueError,)) == 2
     assert finish(lambda: failing(KeyboardInterrupt())) == STOPPED == 130
-    assert capfd.readouterr().err == "error: two\nerror: lines\nerror: a.npz: No such file or directory\nerror: no\n"
+    assert finish(lambda: failing(ConfigError("one:\n  of it"))) == 2
+    said = "error: two\nerror: lines\nerror: a.npz: No such file or directory\nerror: no\nerror: one:\n  of it\n"
+    assert capfd.readouterr().err == said
     with pytest.raises(ZeroDivisionError):  # a bug is not to be hidden
         finish(lambda: failing(ZeroDivisionError()))
 
