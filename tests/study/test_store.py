@@ -113,6 +113,18 @@ def test_migrate_carries_runs_over_a_renamed_and_a_new_key(results: Path) -> Non
     assert migrate(results, added={"train.clip": 1.0}, renamed={"train.rate": "train.lr"}) == []
 
 
+def test_migrate_leaves_a_run_where_it_is_if_its_id_does_not_hear_of_the_key(results: Path) -> None:
+    before = {path: path.read_bytes() for path in (results / "runs").glob("*/*") if path.is_file()}
+    for config in (results / "runs").glob("*/config.yaml"):
+        lines = config.read_text(encoding="utf-8").splitlines(keepends=True)
+        config.write_text("".join(line for line in lines if "write_behind:" not in line), encoding="utf-8")
+    assert len(verify(results)) == 12
+    assert migrate(results, added={"machine.write_behind": True}, renamed={}) == []  # none got a new id
+    assert verify(results) == []
+    after = {path: path.read_bytes() for path in (results / "runs").glob("*/*") if path.is_file()}
+    assert {path: text for path, text in after.items() if path.name != "migrated.json"} == before
+
+
 def test_status_and_export_from_files_alone(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = any_run(results)
     run.write_state(run.read_state(), status=Status.RUNNING)
