@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from study.command_line import STOPPED
 from study.data import DataConfig, load
 from study.latents import encode as encoding
-from study.latents.command import STOPPED
 from study.latents.files import EncodingPlan
 from study.latents.finish import finish
 from study.lease import process_start
