@@ -11,7 +11,6 @@ import math
 import os
 import re
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from models import Denoiser
@@ -38,10 +36,8 @@ log = logging.getLogger(__name__)
 
 LABEL_POLICIES = ("balanced", "random")
 CPU = torch.device("cpu")
-GRID_LINE = 2  # pixels between the images of a grid
 MEANING = "meaning.json"
 IN_MEMORY = 1 << 30  # bytes of images; more are mapped from a file
-WRITTEN_AT_ONCE = 256  # images
 
 Decode = Callable[[Tensor], Tensor]
 """What the process made (B,C,H,W) -> uint8 images (B,C',H',W')."""
@@ -355,43 +351,6 @@ def _read_shard(path: Path) -> Samples | None:
 def load_samples(folder: Path, indices: range) -> Samples:
     """Samples that earlier calls, or several workers, left in a folder."""
     return _join(_shards(folder, indices), indices, folder)
-
-
-# What others read.
-
-
-def write_for_adm(path: Path, samples: Samples) -> None:
-    """The batch that ADM's evaluator reads: arr_0 uint8 (N, H, W, 3), arr_1 labels if any. Grey becomes RGB."""
-    count, channels, *size = samples.images.shape
-    require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB) to be an image")
-    pixels = (part.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy() for part in samples.images.split(WRITTEN_AT_ONCE))
-
-    def write(temporary: Path) -> None:
-        with zipfile.ZipFile(temporary, "w") as archive:
-            with archive.open("arr_0.npy", "w", force_zip64=True) as file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *size, 3)}
-                np.lib.format.write_array_header_1_0(file, header)
-                for part in pixels:
-                    file.write(part.tobytes())
-            if samples.labels is not None:
-                with archive.open("arr_1.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, samples.labels.numpy(), allow_pickle=False)
-
-    write_file(path, write)
-
-
-def write_grid(path: Path, images: Tensor, columns: int = 10, least_side: int = 32) -> None:
-    """A PNG of uint8 images (N,C,H,W) row by row, small ones enlarged by whole pixels, with grey lines between."""
-    count, channels, height, width = images.shape
-    require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB) to be drawn")
-    rows = -(-count // columns)
-    zoom = max(1, -(-least_side // min(height, width)))
-    cells = images.expand(-1, 3, -1, -1).repeat_interleave(zoom, dim=2).repeat_interleave(zoom, dim=3)
-    h, w = height * zoom + GRID_LINE, width * zoom + GRID_LINE
-    sheet = torch.full((rows * columns, 3, h, w), 128, dtype=torch.uint8)
-    sheet[:count, :, GRID_LINE:, GRID_LINE:] = cells
-    table = sheet.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, 3)
-    write_file(path, lambda temporary: Image.fromarray(table.numpy()).save(temporary, format="PNG"))
 
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -19,9 +19,8 @@ from study.sample import (
     drop_others,
     fill,
     load_samples,
-    write_for_adm,
-    write_grid,
 )
+from study.sample_files import write_for_adm, write_grid
 from study.train import Trainer
 
 IN_GRID = 100

@@ -22,7 +22,8 @@ from study.interchange.model_folder import load_model
 from study.interchange.reading import CheckpointError
 from study.latents.autoencoder import Autoencoder, load_autoencoder
 from study.optimizer import AUTOCAST
-from study.sample import Drawing, Tell, drop_others, fill, load_samples, write_for_adm
+from study.sample import Drawing, Tell, drop_others, fill, load_samples
+from study.sample_files import write_for_adm
 
 
 @dataclass(frozen=True)

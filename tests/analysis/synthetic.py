@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from study.results import Row, write_rows
-from study.sample import write_grid
+from study.sample_files import write_grid
 
 BINS = 4
 SEEDS = (0, 1, 2)

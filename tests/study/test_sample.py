@@ -15,10 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 import study.sample
@@ -30,7 +28,6 @@ from study.data import to_uint8
 from study.diffusion import FlowConfig, GaussianConfig, Process, SamplerConfig, make_process
 from study.run_directory import RunDirectory
 from study.sample import (
-    GRID_LINE,
     IN_MEMORY,
     MEANING,
     SampleNoise,
@@ -41,8 +38,6 @@ from study.sample import (
     sample,
     share,
     weights_digest,
-    write_for_adm,
-    write_grid,
 )
 from tests.study.short_run import SMALL, finished
 
@@ -330,27 +325,6 @@ def test_a_run_with_many_samples_keeps_none_of_them_in_memory(
 # --- files for others ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_adm_layout(tmp_path: Path, channels: int) -> None:
-    images = torch.randint(256, (5, channels, 4, 6), dtype=torch.uint8)
-    write_for_adm(tmp_path / "batch.npz", Samples(images, torch.arange(5)))
-    with np.load(tmp_path / "batch.npz", allow_pickle=False) as file:
-        assert file["arr_0"].dtype == np.uint8
-        assert file["arr_0"].shape == (5, 4, 6, 3)
-        np.testing.assert_array_equal(file["arr_0"][..., channels - 1], images[:, channels - 1].numpy())
-        np.testing.assert_array_equal(file["arr_0"][..., 0], images[:, 0].numpy())
-        assert file["arr_1"].tolist() == [0, 1, 2, 3, 4]
-
-
-def test_adm_files_are_those_of_numpy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Written piece by piece, and the very bytes of one call."""
-    monkeypatch.setattr(study.sample, "WRITTEN_AT_ONCE", 2)
-    images = torch.randint(256, (5, 3, 4, 6), dtype=torch.uint8)
-    write_for_adm(tmp_path / "batch.npz", Samples(images, torch.arange(5)))
-    np.savez(tmp_path / "numpy.npz", arr_0=images.permute(0, 2, 3, 1).contiguous().numpy(), arr_1=np.arange(5))
-    assert (tmp_path / "batch.npz").read_bytes() == (tmp_path / "numpy.npz").read_bytes()
-
-
 def test_our_own_files_keep_grey_grey(tmp_path: Path) -> None:
     samples = draw(range(3), folder=tmp_path)
     assert samples.images.shape == (3, 1, 8, 8)
@@ -363,16 +337,6 @@ def test_the_same_samples_are_the_same_file(tmp_path: Path) -> None:
         draw(range(3), folder=tmp_path / name)
         digests.add(hashlib.sha256((tmp_path / name / "000000-000003.npz").read_bytes()).hexdigest())
     assert len(digests) == 1
-
-
-def test_grid_places_images_row_by_row(tmp_path: Path) -> None:
-    images = torch.arange(5, dtype=torch.uint8)[:, None, None, None].mul(50).expand(5, 1, 8, 16)
-    write_grid(tmp_path / "grid.png", images, columns=3)
-    pixels = np.asarray(Image.open(tmp_path / "grid.png"))
-    assert pixels.shape == (2 * (32 + GRID_LINE), 3 * (64 + GRID_LINE), 3)
-    corners = pixels[GRID_LINE :: 32 + GRID_LINE, GRID_LINE :: 64 + GRID_LINE, 0]
-    assert corners.tolist() == [[0, 50, 100], [150, 200, 128]]
-    assert (pixels[:GRID_LINE] == 128).all()
 
 
 # --- faults ----------------------------------------------------------------------------------------------------
@@ -439,11 +403,3 @@ def test_weights_digest_sees_every_parameter() -> None:
         with torch.no_grad():
             parameter.copy_(kept)
     assert weights_digest(denoiser) == before
-
-
-def test_images_of_other_channels_are_not_drawn(tmp_path: Path) -> None:
-    latents = torch.zeros(2, 4, 4, 4, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="channels=4"):
-        write_for_adm(tmp_path / "x.npz", Samples(latents, None))
-    with pytest.raises(ValueError, match="channels=4"):
-        write_grid(tmp_path / "x.png", latents)

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from study.sample import Samples, write_for_adm
+from study.sample import Samples
+from study.sample_files import write_for_adm
 from study.score.pictures import read
 
 

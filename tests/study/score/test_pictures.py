@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from study.data import DataConfig, load
-from study.sample import Samples, write_for_adm
+from study.sample import Samples
+from study.sample_files import write_for_adm
 from study.score.frechet import Moments
 from study.score.pictures import Pictures, held_out_from, of_data, read
 
