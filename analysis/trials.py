@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.rows import FINISHED, CannotShowError, Rows
+from study.trials_file import NAME, read_trials
 
 BINS = 4  # of a dial with many values, with equally many trials each
 RESAMPLES = 400
@@ -23,30 +23,27 @@ Trial: TypeAlias = tuple[int, str, float, str]
 
 def trials(rows: Rows, metric: str) -> pd.DataFrame:
     """trial, run, value, state in order; a search's own record says which were pruned, else the runs' states do."""
-    record = rows.path / "trials.json"
-    lines = _recorded(record, metric) if record.exists() else _planned(rows, metric)
+    lines = _recorded(rows.path, metric) if (rows.path / NAME).exists() else _planned(rows, metric)
     return pd.DataFrame(lines, columns=["trial", "run", "value", "state"])
 
 
-def _recorded(path: Path, metric: str) -> list[Trial]:
+def _recorded(folder: Path, metric: str) -> list[Trial]:
     """As the search left them; a trial over several seeds is named by its first run. What a pruned one reported
     last is no result."""
     lines = []
-    for number, trial in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+    for number, trial in enumerate(read_trials(folder)):
         if trial["state"] in STATES:
             whole = trial["state"] == "complete"
             value = trial["objectives"].get(metric, np.nan) if whole else np.nan
-            state = STATES[trial["state"]] if trial.get("feasible", True) or not whole else OUTSIDE
+            state = STATES[trial["state"]] if trial["feasible"] or not whole else OUTSIDE
             lines.append((number, next(iter(trial["runs"]), ""), value, state))
     return lines
 
 
 def outside(rows: Rows) -> set[str]:
     """Labels of the points that were done and break a constraint of their search, whatever their values."""
-    record = rows.path / "trials.json"
-    told = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
-    whole = [trial for trial in told if trial["state"] == "complete"]
-    broken = {run for trial in whole if not trial.get("feasible", True) for run in trial["runs"]}
+    told = read_trials(rows.path) if (rows.path / NAME).exists() else []
+    broken = {run for trial in told if trial["state"] == "complete" and not trial["feasible"] for run in trial["runs"]}
     return {cell.label for cell in rows.study.cells if broken.intersection(cell.runs.values())}
 
 
