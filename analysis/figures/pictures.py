@@ -16,7 +16,7 @@ from analysis.rows import CannotShowError, Rows
 from analysis.style import GREY, canvas, caption, drawing, say, wrapped
 from study.comparison import Cell
 from study.data import datasets
-from study.sample import GRID_LINE
+from study.sample_files import GRID_LINE
 
 COLUMNS = 10  # of a run's samples.png
 MOST = 16  # rows of one figure
