@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from models.denoiser import require, require_choice
 from study.atomic import canonical_json, sha256_of, write_file, write_json
+from study.strict import from_tree
+from study.strict_json import parse_json
 
 FORMAT = 1
+DTYPES = ("float32", "float16")
 MISSING = "is missing: encode again"
 DAMAGED = "is damaged: its checksum is not the one recorded; remove it, and encode again"
 PLAN, INDEX, LABELS = "plan.json", "latents.json", "labels.npy"
@@ -53,6 +56,13 @@ class EncodingPlan:
     shard: int = 1024  # images per file
     batch: int = 32  # images encoded at once: rounding may depend on it
     format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        for name in ("count", "channels", "factor", "shard", "batch"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "1 or more")
+        require(min(self.size) > 0, "size", self.size, "1 or more")
+        require_choice("dtype", self.dtype, DTYPES)
+        require(self.format == FORMAT, "format", self.format, str(FORMAT))
 
     @property
     def shards(self) -> int:
@@ -98,8 +108,8 @@ def claim_plan(folder: Path, plan: EncodingPlan) -> None:
 def read_plan(folder: Path) -> EncodingPlan:
     tree = read_json(folder / PLAN)
     try:
-        return EncodingPlan(**{**tree, "size": tuple(tree["size"])})
-    except (TypeError, KeyError) as error:
+        return from_tree(EncodingPlan, tree)
+    except ValueError as error:
         raise LatentsError(f"{folder / PLAN} does not describe latents: {error}") from error
 
 
@@ -158,10 +168,14 @@ def _listed(folder: Path, plan: EncodingPlan) -> tuple[dict[str, Any], bytes]:
     labels = np.array([label for shard in shards for label in shard.labels], dtype=np.int64)
     file = io.BytesIO()
     np.save(file, labels, allow_pickle=False)
-    meaning = {key: value for key, value in asdict(plan).items() if key != "autoencoder"}
     content = {"shards": sums, "labels_sha256": hashlib.sha256(file.getvalue()).hexdigest()}
-    digest = hashlib.sha256(canonical_json({"plan": meaning, **content}).encode()).hexdigest()
-    return {"sha256": digest, **content}, file.getvalue()
+    return {"sha256": _digest(plan, content), **content}, file.getvalue()
+
+
+def _digest(plan: EncodingPlan, content: Mapping[str, Any]) -> str:
+    """Of the index, over all that the latents depend on."""
+    meaning = {key: value for key, value in asdict(plan).items() if key != "autoencoder"}
+    return hashlib.sha256(canonical_json({"plan": meaning, **content}).encode()).hexdigest()
 
 
 def read_index(folder: Path) -> Mapping[str, Any]:
@@ -170,32 +184,34 @@ def read_index(folder: Path) -> Mapping[str, Any]:
         state = "encoding is not finished" if (folder / PLAN).exists() else "there is no encoding"
         raise LatentsError(f"{folder} has no {INDEX}: {state}; python -m study.data encode makes it")
     index = read_json(folder / INDEX)
-    if not {"sha256", "labels_sha256", "shards"} <= index.keys():
-        raise LatentsError(f"{folder / INDEX} does not list latents")
+    content = {key: value for key, value in index.items() if key != "sha256"}
+    if index.get("sha256") != _digest(read_plan(folder), content):
+        raise LatentsError(f"{folder / INDEX} does not list the latents of {PLAN} beside it: one of them was changed")
     return index
 
 
 def read_labels(folder: Path, count: int, sha256: str) -> np.ndarray:
     """int64 (count,), of the first images; all must have this checksum."""
-    try:
-        content = (folder / LABELS).read_bytes()
-        labels = np.load(io.BytesIO(content), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise LatentsError(f"{folder / LABELS} cannot be read: {first_line(error)}") from error
-    if hashlib.sha256(content).hexdigest() != sha256:
+    labels = open_array(folder / LABELS)
+    if sha256_of(folder / LABELS) != sha256:
         raise LatentsError(f"{folder / LABELS} {DAMAGED}")
     if labels.dtype != np.int64 or labels.ndim != 1 or len(labels) < count:
         raise LatentsError(f"{folder / LABELS} is {labels.dtype} {labels.shape}: must be int64, one per image")
-    return labels[:count]
+    return np.array(labels[:count])
+
+
+def open_array(path: Path, mode: Literal["r", "c"] = "r") -> np.memmap:
+    """Mapped rather than read, from a file that may hold anything."""
+    try:
+        return np.lib.format.open_memmap(path, mode=mode)
+    except Exception as error:  # of a damaged header numpy makes half a dozen kinds
+        raise LatentsError(f"{path} cannot be read: {next(iter(str(error).splitlines()), 'damaged')}") from error
 
 
 def open_shard(folder: Path, plan: EncodingPlan, number: int) -> np.memmap:
     """A memory map of one shard, (n, 2, 2, C, h, w); nothing is read yet."""
     path = shard_path(folder, number)
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise LatentsError(f"{path} cannot be read: {first_line(error)}") from error
+    array = open_array(path)
     expected = (len(plan.part(number)), 2, 2, plan.channels, *plan.size)
     if array.shape != expected or array.dtype != np.dtype(plan.dtype):
         raise LatentsError(f"{path} is {array.dtype} {array.shape}: must be {plan.dtype} {expected}")
@@ -214,13 +230,9 @@ def damaged(folder: Path) -> Iterator[str]:
             yield f"{path} {DAMAGED}"
 
 
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "damaged")
-
-
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LatentsError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -27,7 +27,7 @@ from study.latents.files import (
     EncodingPlan,
     LatentsError,
     damaged,
-    first_line,
+    open_array,
     read_index,
     read_json,
     read_plan,
@@ -76,11 +76,19 @@ def _read_folder(path: Path, times: tuple[int, ...]) -> LatentFolder:
 def read_record(path: Path) -> dict[str, Any]:
     """What is known, without reading them, of the reference images and the autoencoder."""
     record = read_json(path / RECORD)
-    if not {"sha256", "labels", "files"} <= record.keys() or REFERENCE not in record["files"]:
+    if not _is_record(record):
         raise LatentsError(f"{path / RECORD} does not describe reference images and an autoencoder: encode again")
     if record["sha256"] != _digest(record):
         raise LatentsError(f"{path / RECORD} {DAMAGED}")
     return record
+
+
+def _is_record(tree: dict[str, Any]) -> bool:
+    """Whether a digest can be taken of it, and every file looked up."""
+    files, labels = tree.get("files"), tree.get("labels")
+    if not isinstance(files, dict) or not isinstance(labels, list) or REFERENCE not in files:
+        return False
+    return all(isinstance(known, dict) and {"bytes", "sha256"} <= known.keys() for known in files.values())
 
 
 def write_record(path: Path, labels: list[int]) -> None:
@@ -116,15 +124,15 @@ def write_reference(path: Path, images: Iterator[np.ndarray], shape: tuple[int, 
 def open_reference(path: Path, name: str, count: int, classes: int) -> ImageSet:
     """The first images, mapped rather than read."""
     record = read_record(path)
-    try:
-        images = np.load(path / REFERENCE, mmap_mode="c", allow_pickle=False)[:count]  # c: torch wants it writable
-    except (OSError, ValueError, EOFError) as error:
-        raise LatentsError(f"{path / REFERENCE} cannot be read: {first_line(error)}") from error
+    images = open_array(path / REFERENCE, "c")  # torch wants it writable
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) != len(record["labels"]):
+        found = f"{images.dtype} {images.shape}"
+        raise LatentsError(f"{path / REFERENCE} is {found}: must be uint8 ({len(record['labels'])}, 3, H, W)")
     labels = torch.tensor(record["labels"][:count], dtype=torch.int64)
     if not classes:
         labels = torch.zeros_like(labels)
     digest = hashlib.sha256(f"{record['sha256']}, {count} images, {classes} classes".encode()).hexdigest()
-    return ImageSet(name, torch.from_numpy(images), labels, classes, sha256=digest)
+    return ImageSet(name, torch.from_numpy(images[:count]), labels, classes, sha256=digest)
 
 
 def problems(path: Path) -> Iterator[str]:

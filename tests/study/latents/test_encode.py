@@ -202,6 +202,40 @@ def test_a_truncated_shard_is_refused_when_it_is_opened(latents: Path, tmp_path:
         source.batch(torch.tensor([5]))
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value", "told"),
+    [
+        ("train/plan.json", "count", "text", r"plan\.json does not describe latents: count='text' is not valid"),
+        ("train/plan.json", "shard", 0, r"plan\.json does not describe latents: shard=0 is not valid"),
+        ("train/plan.json", "count", 10**30, r"latents\.json does not list the latents of plan\.json beside it"),
+        ("heldout/latents.json", "shards", None, r"latents\.json does not list the latents of plan\.json beside it"),
+        ("heldout/latents.json", "labels_sha256", [[]], r"latents\.json does not list the latents"),
+        ("reference.json", "files", None, r"reference\.json does not describe reference images"),
+        ("reference.json", "files", {"reference.npy": 1}, r"reference\.json does not describe reference images"),
+    ],
+)
+def test_a_changed_record_is_refused_by_its_name(
+    name: str, key: str, value: object, told: str, latents: Path, tmp_path: Path
+) -> None:
+    """Of another type, without bounds, or no more what the latents were made by."""
+    copy = tmp_path / "copy"
+    shutil.copytree(latents, copy)
+    record = json.loads((copy / name).read_text(encoding="utf-8"))
+    (copy / name).write_text(json.dumps({**record, key: value}), encoding="utf-8")
+    with pytest.raises(ValueError, match=told):
+        read_folder(copy)
+
+
+def test_reference_images_are_pictures_one_per_label(latents: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(latents, copy)
+    images = np.load(copy / "reference.npy")
+    for other in (images.astype(np.float64), images[:-1], images[:, :1], np.zeros(12, np.uint8)):
+        np.save(copy / "reference.npy", other)
+        with pytest.raises(ValueError, match=r"reference\.npy is .* must be uint8 \(12, 3, H, W\)"):
+            load(DataConfig("latents", path=str(copy)), "reference")
+
+
 def test_plan_knows_the_disk_of_imagenet() -> None:
     """1,281,167 images, twice, mean and deviation, 4 x 32 x 32 numbers of 4 bytes: 84 GB."""
     plan = EncodingPlan("", "", 1_281_167, 1000, (32, 32), 4, 8, "", "", 0.18215)
