@@ -6,7 +6,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from study.command_line import BAD_INPUT, STOPPED
+from study.command_line import BAD_INPUT, finish
 from study.strict import nearest
 
 COMMANDS = {
@@ -41,6 +41,10 @@ def usage() -> str:
 
 def main(given: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if given is None else given)
+    return finish(lambda: _named(words))
+
+
+def _named(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -53,15 +57,12 @@ def main(given: Sequence[str] | None = None) -> int:
 def run_command(command: str, words: Sequence[str]) -> int:
     """What `python -m study.<command>` does; if only its help is asked for, without waiting for torch."""
     sys.argv = [f"study.{command}", *words]
-    try:
-        if words[:1] in (["-h"], ["--help"]):
-            from study.options import parser_of
+    if words[:1] in (["-h"], ["--help"]):
+        from study.options import parser_of
 
-            parser_of(command).print_help()
-        else:
-            runpy.run_module(f"study.{command}", run_name="__main__", alter_sys=True)
-    except KeyboardInterrupt:
-        return STOPPED
+        parser_of(command).print_help()
+    else:
+        runpy.run_module(f"study.{command}", run_name="__main__", alter_sys=True)
     return 0
 
 

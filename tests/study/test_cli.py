@@ -142,8 +142,9 @@ def test_how_work_ends(capfd: pytest.CaptureFixture[str]) -> None:
         finish(lambda: failing(ZeroDivisionError()))
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(store: Path) -> None:
-    command = [sys.executable, "-m", "study.status", "lrs", "--results", str(store)]
+@pytest.mark.parametrize("words", [["study.status", "lrs", "--results", "{store}"], ["study"]])
+def test_a_reader_that_has_seen_enough_is_no_error(words: list[str], store: Path) -> None:
+    command = [sys.executable, "-m", *(word.format(store=store) for word in words)]
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
