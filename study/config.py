@@ -106,7 +106,7 @@ class MachineConfig:
     threads: int = 0  # 0: as PyTorch chooses
     micro_batch: int = 0  # images per forward pass, gradients accumulated; 0: the whole batch
     sample_batch: int = 250
-    compile: Literal[False, True, "reduce-overhead"] = False  # the last also replays passes as CUDA graphs: small nets
+    compile: Literal[False, True, "reduce-overhead", "max-autotune", "graph"] = False  # docs/kernels.md: Launching
     checkpoint_activations: bool = False  # recompute each block in the backward pass: less memory, a third slower
     shard: bool = False  # of several ranks each has only a part of weights, averages and moments (FSDP2): less memory
     write_behind: bool = True  # write checkpoints while training goes on: a copy of one in the host's memory
@@ -122,10 +122,12 @@ class MachineConfig:
         require(known, "peak_tflops", self.peak_tflops, "0 (not known) or more")
         once = not (self.measure_peak and self.peak_tflops)
         require(once, "measure_peak", self.measure_peak, f"false, as peak_tflops={self.peak_tflops:g} states it")
-        whole = self.compile != "reduce-overhead" or not self.micro_batch
         # Gradients that one pass leaves would lie in memory which the replay of the next writes over.
-        require(whole, "micro_batch", self.micro_batch, "0 (the whole batch) with compile=reduce-overhead")
+        whole = not isinstance(self.compile, str) or not self.micro_batch
+        require(whole, "micro_batch", self.micro_batch, f"0 (the whole batch) with compile={self.compile}")
         require(not (self.shard and self.compile), "shard", self.shard, "false with compile=true: not tried together")
+        recomputes = self.checkpoint_activations and self.compile == "graph"
+        require(not recomputes, "checkpoint_activations", True, "false with compile=graph, which no generator may move")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,6 +325,11 @@ def _check_together(config: RunConfig) -> None:
         raise ConfigError(
             "machine.shard=true is not valid: must be false with train.precision=fp16, whose loss scale a rank would "
             "judge by its part alone; bf16 has none"
+        )
+    if config.machine.compile == "graph" and config.train.precision == "fp16":
+        raise ConfigError(
+            "machine.compile='graph' is not valid: must be false or true with train.precision=fp16, whose steps are "
+            "skipped by the host; bf16 skips none"
         )
     if config.machine.micro_batch > config.train.batch:
         raise ConfigError(

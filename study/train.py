@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import Denoiser, backbones
+from study.captured_step import CapturedStep
 from study.config import RunConfig, backbone_name
 from study.data import load
 from study.diffusion import make_process
 from study.distributed import Ranks
-from study.draws import Draws, generator
-from study.optimizer import AUTOCAST, check_precision, clip_gradients, learning_rate, moment_shapes, new_optimizer
+from study.draws import Batch, Draws, generator
+from study.optimizer import AUTOCAST, check_precision, clip_gradients, moment_shapes, new_optimizer
 from study.parallel import (
     check_batch,
     check_splittable,
@@ -30,6 +31,7 @@ from study.parallel import (
     recompute_blocks,
     whole_of,
 )
+from study.step_numbers import StepNumbers, renew
 
 if TYPE_CHECKING:
     from study.sharding import Shards
@@ -91,6 +93,8 @@ class Trainer:
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._norm = torch.zeros((), device=device)
         self._diverged_at = torch.zeros((), dtype=torch.int64, device=device)  # images; 0: not diverged
+        self.numbers = StepNumbers(config.train)
+        self.captured = CapturedStep(self) if config.machine.compile == "graph" else None
 
     def meet(self) -> None:
         """Join the gradients of several ranks. All call it, once each is known to have got this far."""
@@ -125,20 +129,15 @@ class Trainer:
 
     def step(self) -> None:
         """One optimiser step on the next batch."""
-        train = self.config.train
-        count = min(train.batch, train.images - self.images)
-        loss = self._backward(count)
-        if self.scaler.is_enabled():
-            self.scaler.unscale_(self.optimizer)
-        gradients = [local_of(p.grad) for p in self.parameters if p.grad is not None]
-        norm = clip_gradients(gradients, train.clip, self.ranks.add if self.sharded else None)
-        self._set_rate(learning_rate(train, self.images))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._average()
+        count = min(self.config.train.batch, self.config.train.images - self.images)
+        self.numbers.decide(self.images, count, self.optimizer)
+        if self.captured is not None and count == self.config.train.batch:
+            self.captured(self.draws.batch(self.network, self.images, count))
+        else:
+            self._update(self._backward(count))
         self.images += count
-        self._note(loss, norm)
+        if self.device.type == "cpu" and self._diverged_at:  # a GPU would have to be waited for
+            self.check_finite()
 
     def _backward(self, count: int) -> Tensor:
         """Gradients of the whole batch's mean loss, gathered over micro-batches and ranks; the summed loss comes back.
@@ -150,7 +149,6 @@ class Trainer:
         weight = 1.0 if mine else 0.0  # a rank without images takes part with one that counts for nothing
         start, stop = (mine.start, mine.stop) if mine else (0, 1)
         batch = self.draws.batch(self.network, self.images, count, slice(start, stop))
-        x_t = self.process.add_noise(batch.x0, batch.t, batch.noise)
         total = torch.zeros((), device=self.device)
         parts = _slices(stop - start, self.config.machine.micro_batch or count)
         weights = [weight] * len(parts) + [0.0] * self._idle_passes(count, len(parts))
@@ -158,15 +156,38 @@ class Trainer:
         for number, (part, weight) in enumerate(zip(parts, weights, strict=True), 1):
             self.draws.seed_network(self.images + start + part.start)
             with self._summing(last=number == len(parts)):
-                with self.autocast():
-                    output = self.forward(x_t[part], batch.t[part], None if batch.y is None else batch.y[part])
-                losses = self.process.losses(
-                    output.float(), batch.x0[part], x_t[part], batch.t[part], batch.noise[part]
-                )
-                loss = losses.total.sum() * weight
-                self.scaler.scale(loss / (count / self.ranks.world_size)).backward()
-            total = total + loss.detach()
+                total = total + self._pass(_part_of(batch, part), weight, count)
         return self.ranks.add(total)
+
+    def _pass(self, batch: Batch, weight: float, count: int) -> Tensor:
+        """Add the gradients that these of `count` images contribute; their summed loss comes back."""
+        x_t = self.process.add_noise(batch.x0, batch.t, batch.noise)
+        with self.autocast():
+            output = self.forward(x_t, batch.t, batch.y)
+        losses = self.process.losses(output.float(), batch.x0, x_t, batch.t, batch.noise)
+        loss = losses.total.sum() * weight
+        self.scaler.scale(loss / (count / self.ranks.world_size)).backward()
+        return loss.detach()
+
+    def _update(self, loss: Tensor) -> None:
+        """Weights and averages, by the gradients at hand."""
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        gradients = [local_of(p.grad) for p in self.parameters if p.grad is not None]
+        norm = clip_gradients(gradients, self.config.train.clip, self.ranks.add if self.sharded else None)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for averaged, share in zip(self.averaged, self.numbers.renewals, strict=True):
+                renew(averaged, self.parameters, share)
+        self._note(loss, norm)
+
+    def advance(self, x0: Tensor, t: Tensor, noise: Tensor, y: Tensor | None) -> Tensor:
+        """All that the device does in a step on a whole batch alone, once the host has decided; the summed loss."""
+        loss = self._pass(Batch(x0, t, noise, y), 1.0, len(x0))
+        self._update(loss)
+        return loss
 
     def _idle_passes(self, count: int, passes: int) -> int:
         """Weights that are split are gathered in every pass, for which all ranks must make as many."""
@@ -190,29 +211,16 @@ class Trainer:
         (0 * output.float().sum()).backward()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _set_rate(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Exponential moving averages, which start by forgetting faster so that early ones are not all noise."""
-        warm = (1 + self.steps) / (10 + self.steps)
-        for decay, averaged in zip(self.config.train.ema, self.averaged, strict=True):
-            torch._foreach_lerp_(averaged, self.parameters, 1 - min(decay, warm))
-
     def _note(self, loss: Tensor, norm: Tensor) -> None:
         """Keep the loss for the log, and where it first went wrong; only a CPU may read them now, a GPU would stall."""
         self._loss_sum += loss
-        self._norm = norm
+        self._norm.copy_(norm)
         # fp16 overflows now and then by design: the scaler skips that step, and only the loss tells.
         suspect = loss if self.scaler.is_enabled() else loss + norm
         if self.device.type == "cpu" and math.isfinite(suspect):
             return
         first = (self._diverged_at == 0) & ~torch.isfinite(suspect)
-        self._diverged_at = torch.where(first, self.images, self._diverged_at)
-        if self.device.type == "cpu":
-            self.check_finite()
+        self._diverged_at.copy_(torch.where(first, self.numbers.seen, self._diverged_at))
 
     def check_finite(self) -> None:
         """Raise if any step so far was not finite; on an accelerator this waits for it."""
@@ -227,7 +235,7 @@ class Trainer:
         loss = self._loss_sum.item() / (self.images - self.logged)
         self._loss_sum.zero_()
         self.logged = self.images
-        return {"loss": loss, "grad_norm": self._norm.item(), "lr": self.optimizer.param_groups[0]["lr"]}
+        return {"loss": loss, "grad_norm": self._norm.item(), "lr": self.numbers.rate}
 
     @torch.no_grad()
     def validate(self, average: int = 0, check: Callable[[], object] = lambda: None) -> Validation:
@@ -310,6 +318,10 @@ class Trainer:
             named |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
         return {**named, "loss_sum": self._loss_sum}
 
+    def changing(self) -> dict[str, Tensor]:
+        """All tensors that a step writes to."""
+        return {**self.tensors(), "norm": self._norm, "diverged_at": self._diverged_at}
+
     def facts(self) -> dict[str, Any]:
         """All else that the next step depends on, as JSON."""
         return {"images": self.images, "logged": self.logged, "scaler": self.scaler.state_dict()}
@@ -333,6 +345,8 @@ class Trainer:
             self.scaler.load_state_dict(dict(facts["scaler"]))
         self._loss_sum.copy_(tensors["loss_sum"])
         self.images, self.logged = int(facts["images"]), int(facts["logged"])
+        if self.captured is not None:
+            self.captured.forget()
 
     def own(self, name: str, tensor: Tensor) -> Tensor:
         """What this rank has of one of the tensors of a checkpoint."""
@@ -357,9 +371,10 @@ def new_network(config: RunConfig) -> Denoiser:
 
 
 def compiled(network: nn.Module, how: bool | str) -> nn.Module:
-    """`reduce-overhead`, on CUDA: forward and backward pass are also replayed as graphs, each one launch."""
-    mode = how if isinstance(how, str) else None
-    return torch.compile(network, mode=mode) if how else network  # type: ignore[return-value]
+    """By a mode of `torch.compile`; `graph` is none, the network stays as it is."""
+    if not how or how == "graph":
+        return network
+    return torch.compile(network, mode=how if isinstance(how, str) else None)  # type: ignore[return-value]
 
 
 def _paired(average: Denoiser, network: Denoiser) -> list[Tensor]:
@@ -374,6 +389,10 @@ def _paired(average: Denoiser, network: Denoiser) -> list[Tensor]:
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _part_of(batch: Batch, part: slice) -> Batch:
+    return Batch(batch.x0[part], batch.t[part], batch.noise[part], None if batch.y is None else batch.y[part])
 
 
 def _slices(count: int, size: int) -> list[slice]:

@@ -1,107 +1,29 @@
-"""Sampling by replayed graphs. A stand-in for CUDA's records operators and runs them again on the same memory."""
+"""Sampling by replayed graphs, on a CPU by their stand-in."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import study.sample
 from models import Denoiser, build
 from study.captured import CapturedDenoiser, captured
 from study.diffusion import GaussianConfig, SamplerConfig, make_process
 from study.sample import Samples, sample
+from tests.study.graphs_stand_in import Graph, Stream, install, refuse, spoil
 
 CPU = torch.device("cpu")
 TINY = ("dit-tiny", "diffussm-tiny", "dis-tiny", "unet-tiny")
 
 
-class Tape(TorchDispatchMode):
-    """As a CUDA graph does, keeps what was done to which memory, and none of the Python that decided it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], list[Tensor]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        self.calls.append((func, args, kwargs or {}, tensors(made)))
-        return made
-
-
-def tensors(made: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
-
-
-class Graph:
-    """In the place of `torch.cuda.CUDAGraph`."""
-
-    made: list[Graph]
-    spoil: Callable[[], None] = staticmethod(lambda: None)
-
-    def __init__(self) -> None:
-        self.tape, self.replays = Tape(), 0
-        Graph.made.append(self)
-
-    def pool(self) -> tuple[int, int]:
-        return 0, 1
-
-    def replay(self) -> None:
-        self.replays += 1
-        for func, args, kwargs, outputs in self.tape.calls:
-            for output, again in zip(outputs, tensors(func(*args, **kwargs)), strict=True):
-                if output.data_ptr() != again.data_ptr():  # else a view, or in place
-                    output.copy_(again)
-        Graph.spoil()
-
-    @property
-    def operators(self) -> set[str]:
-        return {str(func) for func, *_ in self.tape.calls}
-
-
-class Stream:
-    entered: list[Stream]
-
-    def __init__(self, device: torch.device) -> None: ...
-
-    def wait_stream(self, other: Stream) -> None: ...
-
-
 @pytest.fixture(autouse=True)
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
     """Those captured so far; on a CPU."""
-
-    @contextmanager
-    def graph(made: Graph, pool: object, stream: Stream, capture_error_mode: str) -> Iterator[None]:
-        assert Stream.entered == [stream] * len(Graph.made), "warmed up on the stream that captures, once per graph"
-        assert (pool is None) == (len(Graph.made) == 1)
-        assert not torch.is_autocast_cache_enabled()
-        with made.tape:
-            yield
-
-    @contextmanager
-    def entered(stream: Stream) -> Iterator[None]:
-        Stream.entered.append(stream)
-        yield
-
-    monkeypatch.setattr(Graph, "made", [], raising=False)
-    monkeypatch.setattr(Stream, "entered", [], raising=False)
-    for name, stand_in in {
-        "CUDAGraph": Graph,
-        "Stream": Stream,
-        "current_stream": Stream,
-        "graph": graph,
-        "stream": entered,
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, stand_in)
-    return Graph.made
+    return install(monkeypatch)
 
 
 def network(name: str = "dit-tiny") -> Denoiser:
@@ -138,6 +60,8 @@ def test_samples_are_those_of_the_network(name: str, graphs: list[Graph], monkey
     by_replay(monkeypatch)
     assert torch.equal(drawn(denoiser).images, expected.images)
     assert len(graphs) == 4  # 3 and 2 images, with guidance and without
+    assert len(Stream.entered) == 4  # each warmed up once
+    assert [graph.pool_given for graph in graphs] == [None, (0, 1), (0, 1), (0, 1)]
     evaluations = [graph.replays - 1 for graph in graphs]  # but for the check
     assert sum(evaluations) == 2 * 6 - 4  # the first of each shape is the network's own
 
@@ -193,14 +117,6 @@ def test_under_autocast(graphs: list[Graph], monkeypatch: pytest.MonkeyPatch) ->
     by_replay(monkeypatch)
     assert torch.equal(drawn(denoiser, "bf16").images, expected.images)
     assert any(output.dtype == torch.bfloat16 for *_, outputs in graphs[0].tape.calls for output in outputs)
-
-
-def refuse(*_: object, **__: object) -> None:
-    raise RuntimeError("operation not permitted when stream is capturing\nCUDA error: and so on")
-
-
-def spoil() -> None:
-    Graph.made[-1].tape.calls[-1][3][0].fill_(7)
 
 
 @pytest.mark.parametrize(
