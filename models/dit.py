@@ -5,6 +5,7 @@ Module names are those of the official code, so its checkpoints load as they are
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,8 @@ class DiTConfig(DenoiserConfig):
         require(positive_fourth, "width", self.width, "a positive multiple of 4 (2-D sinusoidal positions)")
         divides = self.heads > 0 and self.width % self.heads == 0
         require(divides, "heads", self.heads, f"a divisor of width={self.width}")
-        require(self.hidden > 0, "mlp_ratio", self.mlp_ratio, f"at least 1/width = 1/{self.width}")
+        whole = 1 <= self.width * self.mlp_ratio < math.inf
+        require(whole, "mlp_ratio", self.mlp_ratio, f"at least 1/width = 1/{self.width}, and a width that is finite")
 
     def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Rows and columns of patches."""

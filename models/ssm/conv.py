@@ -13,6 +13,9 @@ from torch import Tensor, nn
 SLAB_BYTES = 1 << 20
 """Channels are convolved a slab at a time, so that padded signals, spectra and matrices stay in a CPU's cache."""
 
+CACHED_TOKENS = 512
+"""So many tokens of sixteen channels, twice, stay in a CPU's first cache."""
+
 
 def causal_conv(u: Tensor, kernel: Tensor) -> Tensor:
     """The textbook form: y[i] = sum_{j<=i} kernel[i-j] u[j] over (..., L), by zero-padded transforms."""
@@ -170,6 +173,25 @@ def depthwise_conv_backward(grad: Tensor, filters: Tensor) -> Tensor:
     for way in rest:
         total.add_(way)
     return total
+
+
+def depthwise_filter_gradient(grad: Tensor, u: Tensor) -> Tensor:
+    """(streams, H, 2L-1), of the filters, from those of y (B, L, streams * H) and u (B, L, H), transposing nothing.
+
+    Correlating g with u over images and tokens is a convolution too: g is the image (1, H, B, L) and u its filter, for
+    so few images at a time that a few channels of both stay in a CPU's cache.
+    """
+    _, length, width = u.shape
+    images, whole, ways = max(1, CACHED_TOKENS // length), (0, length - 1), []
+    for way in grad.split(width, dim=2):
+        total = u.new_zeros(width, 2 * length - 1)
+        for start in range(0, len(u), images):
+            part = slice(start, start + images)
+            weight = u[part].permute(2, 0, 1).unsqueeze(1).contiguous(memory_format=torch.channels_last)
+            image = way[part].contiguous().permute(2, 0, 1).unsqueeze(0)
+            total += nn.functional.conv2d(image, weight, padding=whole, groups=width)[0, :, 0]
+        ways.append(total)
+    return torch.stack(ways)
 
 
 def diagonal_sums(matrices: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from models.ssm.conv import (
     causal_conv,
     depthwise_conv,
     depthwise_conv_backward,
+    depthwise_filter_gradient,
     direct_conv,
     direct_conv_backward,
     direct_filter_gradient,
@@ -43,6 +44,9 @@ from models.ssm.kernel import (
 
 DIRECT_LENGTH = 64
 """Longest sequence convolved tap by tap (measured in benchmarks/s4d_core.py)."""
+
+WIDE = 256
+"""Fewest channels whose filters' gradient is sooner had as u lies: transposing costs more, the more channels there are."""
 
 BLOCKED_LENGTH = 512
 """Shortest sequence that is faster transposed in blocks; the lines of shorter ones stay in a CPU's first cache."""
@@ -134,18 +138,27 @@ def _convolve_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of u (B, L, H) and of the filters (streams, H, 2L-1), by the form whose tables these are."""
     dtype = tables.dtype.to_real()
+    if not tables.is_complex() and _lies_for_depthwise(u, dtype):
+        grad_u, grad_filters = _depthwise_backward(grad.to(dtype), u.to(dtype), tables)
+        return grad_u.to(u.dtype), grad_filters
     grad_y = channels_first(grad, dtype).unflatten(0, streams)
     if tables.is_complex():
         if not signal.numel():
             n = transform_length(u.shape[1])
             signal = torch.fft.rfft(channels_first(u, dtype), n=n).conj_physical_()
         grad_x, grad_filters = spectral_conv_backward(grad_y, signal, tables)
-    elif _lies_for_depthwise(u, dtype):
-        grad_u = depthwise_conv_backward(grad.to(dtype), tables).to(u.dtype)
-        return grad_u, direct_filter_gradient(grad_y, channels_first(u, dtype))
     else:
         grad_x, grad_filters = direct_conv_backward(grad_y, channels_first(u, dtype), tables)
     return _tokens_first(grad_x, u), grad_filters
+
+
+def _depthwise_backward(grad: Tensor, u: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of u (B, L, H) as it lies, and of the filters by what is sooner at this width."""
+    grad_u = depthwise_conv_backward(grad, filters)
+    if u.shape[2] >= WIDE:
+        return grad_u, depthwise_filter_gradient(grad, u)
+    grad_y = channels_first(grad, u.dtype).unflatten(0, filters.shape[:2])
+    return grad_u, direct_filter_gradient(grad_y, channels_first(u, u.dtype))
 
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]

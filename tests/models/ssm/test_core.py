@@ -75,7 +75,7 @@ def test_float32_is_as_exact_as_float32_can_be(length: int) -> None:
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
 @pytest.mark.parametrize(("directions", "streams"), LAYOUTS)
-@pytest.mark.parametrize(("batch", "length", "width"), [(1, 1, 1), (2, 7, 3), (5, 64, 1), (1, 64, 40), (3, 16, 33)])
+@pytest.mark.parametrize(("batch", "length", "width"), [(0, 5, 3), (1, 1, 1), (2, 7, 3), (20, 64, 1), (1, 64, 40), (35, 16, 33)])
 def test_short_sequences_are_convolved_as_they_lie(
     batch: int, length: int, width: int, directions: int, streams: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,15 +86,20 @@ def test_short_sequences_are_convolved_as_they_lie(
     grad = torch.randn(batch, length, streams * width, generator=generator, dtype=torch.float64)
     grad_y = grad.unflatten(2, (streams, width)).permute(2, 3, 0, 1)  # (streams, H, B, L)
     wanted = conv.direct_conv(u.permute(2, 0, 1), filters).flatten(0, 1).permute(1, 2, 0)
-    wanted_grad = conv.direct_conv_backward(grad_y, u.permute(2, 0, 1), filters)[0].permute(1, 2, 0)
+    wanted_grad, wanted_taps = conv.direct_conv_backward(grad_y, u.permute(2, 0, 1), filters)
     found = conv.depthwise_conv(u.float(), filters.float())
     found_grad = conv.depthwise_conv_backward(grad.float(), filters.float())
-    for got, right in ((found, wanted), (found_grad, wanted_grad)):
-        assert got.is_contiguous()
-        torch.testing.assert_close(got.double(), right, rtol=0, atol=3e-6 * right.abs().max().item())
+    found_taps = conv.depthwise_filter_gradient(grad.float(), u.float())
+    assert found.is_contiguous()
+    assert found_grad.is_contiguous()
+    for got, right in ((found, wanted), (found_grad, wanted_grad.permute(1, 2, 0)), (found_taps, wanted_taps)):
+        allowed = 3e-6 * right.abs().max().item() if right.numel() else 0
+        torch.testing.assert_close(got.double(), right, rtol=0, atol=allowed)
     used = []
     monkeypatch.setattr(core, "depthwise_conv", lambda *given: used.append(1) or conv.depthwise_conv(*given))
-    assert_equal_with_gradients(example(length, directions, streams, torch.float32), 2e-5)
+    for wide in (core.WIDE, 1):
+        monkeypatch.setattr(core, "WIDE", wide)
+        assert_equal_with_gradients(example(length, directions, streams, torch.float32), 2e-5)
     assert used
 
 
@@ -105,10 +110,10 @@ def test_threads_do_not_change_a_short_convolution() -> None:
         found = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(conv.depthwise_conv(u, filters))
+            found.append((conv.depthwise_conv(u, filters), conv.depthwise_filter_gradient(u, u)))
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(*found)
+    assert all(map(torch.equal, *found))
 
 
 def test_many_slabs_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
