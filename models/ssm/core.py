@@ -46,7 +46,7 @@ DIRECT_LENGTH = 64
 """Longest sequence convolved tap by tap (measured in benchmarks/s4d_core.py)."""
 
 WIDE = 256
-"""Fewest channels whose filters' gradient is sooner had as u lies: transposing costs more, the more channels there are."""
+"""Fewest channels whose filters' gradient is had sooner as u lies: transposing costs more with every channel."""
 
 BLOCKED_LENGTH = 512
 """Shortest sequence that is faster transposed in blocks; the lines of shorter ones stay in a CPU's first cache."""

@@ -75,7 +75,9 @@ def test_float32_is_as_exact_as_float32_can_be(length: int) -> None:
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
 @pytest.mark.parametrize(("directions", "streams"), LAYOUTS)
-@pytest.mark.parametrize(("batch", "length", "width"), [(0, 5, 3), (1, 1, 1), (2, 7, 3), (20, 64, 1), (1, 64, 40), (35, 16, 33)])
+@pytest.mark.parametrize(
+    ("batch", "length", "width"), [(0, 5, 3), (1, 1, 1), (2, 7, 3), (20, 64, 1), (1, 64, 40), (35, 16, 33)]
+)
 def test_short_sequences_are_convolved_as_they_lie(
     batch: int, length: int, width: int, directions: int, streams: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
