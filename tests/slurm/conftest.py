@@ -15,11 +15,12 @@ from study.run_directory import RunDirectory
 from tests.slurm import scenarios
 from tests.slurm.cluster import Cluster, missing
 from tests.slurm.disturbed import left_by, undisturbed
+from tests.slurm.search_scenario import WORKERS
 
 REQUIRED = "STUDY_REQUIRE_SLURM"
 NODES = 12
 FEATURES = {4: "lossy", 5: "lossy", 8: "pair", 9: "pair"}
-WIDE = {11: scenarios.WORKERS}
+WIDE = {11: WORKERS}
 
 
 def skip_if(reason: str) -> None:
@@ -36,7 +37,7 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip("one cluster serves all tests: pytest tests/slurm, without -n")
     skip_if(missing())
     with TemporaryDirectory(prefix="slurm-") as folder:  # not pytest's: munged wants a path open to all
-        started = Cluster(Path(folder), NODES, cpus=6, more_cpus=WIDE, max_array=scenarios.WORKERS, features=FEATURES)
+        started = Cluster(Path(folder), NODES, cpus=6, more_cpus=WIDE, max_array=WORKERS, features=FEATURES)
         os.environ["SLURM_CONF"] = str(started.conf)
         started.start()
         try:

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from study.results import read_rows
 from study.run_directory import RunDirectory
 from study.search.storage import JOURNAL, open_journal
-from tests.slurm.scenarios import KILLED, TRIALS, WORKERS
+from tests.slurm.search_scenario import KILLED, TRIALS, WORKERS
 
 Begun = Callable[[str], Any]
 
