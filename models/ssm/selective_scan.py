@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +28,9 @@ from models.layers.derivatives import refuse_second, refuse_tangents
 # States alive at once, B x E x N x L of one tile: what a cache holds, or a modest share of a GPU.
 TILE_STATES_CPU, TILE_STATES_GPU = 2**19, 2**26
 
+Core = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""The recurrence alone: u, dt (B, E, L); A (E, N); B, C (B, G, N, L); D (E), all of one dtype -> y (B, E, L)."""
+
 
 def selective_scan(
     u: Tensor,
@@ -39,16 +42,17 @@ def selective_scan(
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
     softplus: bool = True,
+    core: Core | None = None,
 ) -> Tensor:
     """u, delta, z (B, E, L); A (E, N), negative; B, C (B, N, L) or (B, G, N, L); D, delta_bias (E) -> (B, E, L).
 
     dt = softplus(delta + delta_bias); the result is gated by silu(z). Inside it is float32 (float64 for
     float64 inputs) under any autocast; the result has the dtype of u. On a GPU the kernel of `mamba_ssm`
-    does the same where it is installed.
+    does the same where it is installed. `core`: another recurrence than the fastest there is.
     """
     _check(u, delta, A, B, C, D, z, delta_bias)
     refuse_tangents("ssm::selective_scan", u, delta, A, B, C, D, z, delta_bias)
-    kernel = _cuda_kernel() if u.is_cuda and u.dtype != torch.float64 else None
+    kernel = _cuda_kernel() if u.is_cuda and u.dtype != torch.float64 and core is None else None
     if kernel is not None:
         delta, B, C = (x.to(u.dtype) for x in (delta, B, C))
         gate = None if z is None else z.to(u.dtype)
@@ -56,36 +60,29 @@ def selective_scan(
         return kernel(u, delta, A.float(), B, C, skip, gate, bias, softplus)
     work = torch.promote_types(u.dtype, torch.float32)
     # Contiguous, because traced and eager softplus give a strided input gradients of different strides.
-    dt = _step_sizes(delta.to(work).contiguous(), delta_bias, softplus)
+    dt = delta.to(work).contiguous()
+    dt = dt if delta_bias is None else dt + delta_bias.to(work)[:, None]
+    dt = softplus_of(dt) if softplus else dt
     D = u.new_zeros(u.shape[1]) if D is None else D
-    grouped = [x if x.ndim == 4 else x[:, None] for x in (B, C)]
-    y, _ = _scan(*(x.to(work) for x in (u, dt, A, *grouped, D)))
+    B, C = (x if x.ndim == 4 else x[:, None] for x in (B, C))
+    y = (core or _in_chunks)(*(x.to(work) for x in (u, dt, A, B, C, D)))
     return (y if z is None else y * silu(z.to(work))).to(u.dtype)
 
 
-def selective_scan_loop(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    softplus: bool = True,
-) -> Tensor:
-    """The textbook form of `selective_scan`, token by token."""
-    dt = _step_sizes(delta, delta_bias, softplus)
-    B, C = (_per_channel(x, u.shape[1]) for x in (B, C))  # (B, E or 1, N, L)
+def _token_by_token(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """The textbook form of the core."""
+    B, C = (x if x.shape[1] == 1 else x.repeat_interleave(u.shape[1] // x.shape[1], dim=1) for x in (B, C))
     decay = torch.exp(dt[:, :, None] * A[:, :, None])  # (B, E, N, L)
     push = (dt * u)[:, :, None] * B
     state, outputs = torch.zeros_like(decay[..., 0]), []
     for rate, gain, read in zip(decay.unbind(-1), push.unbind(-1), C.unbind(-1), strict=True):
         state = rate * state + gain
         outputs.append((state * read).sum(-1))
-    y = torch.stack(outputs, dim=-1)
-    y = y if D is None else y + D[:, None] * u
-    return y if z is None else y * silu(z)
+    return torch.stack(outputs, dim=-1) + D[:, None] * u
+
+
+selective_scan_loop = partial(selective_scan, core=_token_by_token)
+"""For reading and for comparing."""
 
 
 def scan_macs(length: int, channels: int, states: int) -> int:
@@ -98,15 +95,6 @@ def scan_macs(length: int, channels: int, states: int) -> int:
     return 9 * length * channels * states // 2 + length * channels
 
 
-def _step_sizes(delta: Tensor, bias: Tensor | None, softplus: bool) -> Tensor:
-    dt = delta if bias is None else delta + bias.to(delta.dtype)[:, None]
-    return softplus_of(dt) if softplus else dt
-
-
-def _per_channel(x: Tensor, channels: int) -> Tensor:
-    return x[:, None] if x.ndim == 3 else x.repeat_interleave(channels // x.shape[1], dim=1)
-
-
 @cache
 def _cuda_kernel() -> Callable[..., Tensor] | None:
     try:
@@ -116,9 +104,12 @@ def _cuda_kernel() -> Callable[..., Tensor] | None:
     return selective_scan_fn
 
 
-# The core is one opaque operator on u, dt (B, E, L); A (E, N); B, C (B, G, N, L); D (E), all of one dtype.
-# L splits into K chunks of c tokens. Inside, tokens come first and channels last, so that one product advances
-# all chunks over long contiguous runs: tokens (K, c, B, E), states (K, c, B, N, E).
+def _in_chunks(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    return _scan(u, dt, A, B, C, D)[0]
+
+
+# The fast core is one opaque operator. L splits into K chunks of c tokens. Inside, tokens come first and channels last,
+# so that one product advances all chunks over long contiguous runs: tokens (K, c, B, E), states (K, c, B, N, E).
 
 
 @torch.library.custom_op("ssm::selective_scan", mutates_args=())
