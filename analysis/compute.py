@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pandas as pd
@@ -55,14 +56,31 @@ def told(pflops: float) -> str:
 def at_equal_compute(rows: Rows, metric: str) -> Metric:
     """The metric of every run once it had spent what the cheapest spent in all."""
     curves = curves_with_compute(rows, metric)
-    budget = common_compute(rows, metric)
+    return _read(rows, metric, curves, "pflops", told(common_compute(rows, metric)))
+
+
+def at_equal_time(rows: Rows, metric: str, seconds: Mapping[str, float]) -> Metric:
+    """The same by the clock, from seconds per image for each point's label: as benchmarked, for runs share machines."""
+    curves = curves_with_compute(rows, metric)
+    untimed = sorted({cell.label for cell in rows.study.cells} - seconds.keys())
+    if untimed:
+        raise CannotShowError(f"No time per image is known for {untimed[0]} of {rows.name}.")
+    per_run = {run: seconds[cell.label] for cell in rows.study.cells for run in cell.runs.values()}
+    curves = curves.assign(seconds=curves["images"] * curves["run"].map(per_run))
+    least = float(curves.groupby("run")["seconds"].max().min())
+    return _read(rows, metric, curves, "seconds", f"{least:.3g} s")
+
+
+def _read(rows: Rows, metric: str, curves: pd.DataFrame, spent: str, told: str) -> Metric:
+    """Every run's curve at the least of that column that any run spent in all."""
+    budget = float(curves.groupby("run")[spent].max().min())
     values = {}
     for run, curve in curves.sort_values("images").groupby("run"):
-        if curve["pflops"].iloc[0] <= budget * (1 + 1e-9):
-            values[str(run)] = stats.at_equal_compute(curve["pflops"], curve["value"], budget)
+        if curve[spent].iloc[0] <= budget * (1 + 1e-9):
+            values[str(run)] = stats.at_equal_compute(curve[spent], curve["value"], budget)
     if len(values) < curves["run"].nunique():
         raise CannotShowError(
-            f"At {told(budget)}, what the cheapest run of {rows.name} spent in all, dearer ones had logged no "
+            f"At {told}, what the cheapest run of {rows.name} spent in all, dearer ones had logged no "
             f"{metric} yet: lower train.validate_every."
         )
     return Metric(metric, rows.metric(metric).protocol, values, is_cost=False)

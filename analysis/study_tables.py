@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from analysis.compute import at_equal_compute
+from analysis.compute import at_equal_compute, at_equal_time
 from analysis.published import published
 from analysis.render import table
 from analysis.rows import FINISHED, CannotShowError, Rows
@@ -42,6 +42,17 @@ def equal_compute(rows: Rows, metric: str = "val_loss") -> pd.DataFrame:
     except CannotShowError as error:
         return table(pd.DataFrame(), heading, _once([*rows.remarks, str(error)]))
     return compared(rows, [found], heading, ["Read from the training curves, between their points."])
+
+
+def equal_time(rows: Rows, seconds: Mapping[str, float], metric: str = "val_loss") -> pd.DataFrame:
+    """The same once every run had trained for the same time, from seconds per image of each point as benchmarked."""
+    heading = f"{rows.name}: {metric} at equal training time"
+    try:
+        found = at_equal_time(rows, metric, seconds)
+    except CannotShowError as error:
+        return table(pd.DataFrame(), heading, _once([*rows.remarks, str(error)]))
+    rates = ", ".join(f"{label} {1 / each:.0f}" for label, each in seconds.items())
+    return compared(rows, [found], heading, [f"Images/s as benchmarked alone: {rates}. Read from the training curves."])
 
 
 def against(rows: Rows, partner: Mapping[str, str]) -> Rows:

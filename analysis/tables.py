@@ -8,7 +8,7 @@
 
 | a study's | |
 |---|---|
-| comparison, equal_compute, spent, pareto, curve, images_until, stability | of any sweep |
+| comparison, equal_compute, equal_time, spent, pareto, curve, images_until, stability | of any sweep |
 | patch_size, hourglass, hourglass_readings, depth_width, backbones, resolution, convergence, dis_ablations, search | |
 """
 
@@ -26,6 +26,7 @@ from analysis.study_tables import (
     depth_width,
     dis_ablations,
     equal_compute,
+    equal_time,
     hourglass,
     hourglass_readings,
     pareto,
@@ -51,6 +52,7 @@ __all__ = [
     "dis_imagenet",
     "dit_models",
     "equal_compute",
+    "equal_time",
     "hourglass",
     "hourglass_readings",
     "imagenet",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,13 @@ def load_cells(results: str | Path) -> pd.DataFrame:
     ]
     columns = ["machine", "cell", *SETTINGS, "metric", "value", "low", "high", "n", "protocol", "torch", "commit"]
     return pd.DataFrame(lines, columns=columns)
+
+
+def seconds_per_image(cells: pd.DataFrame, networks: Mapping[str, str], batch: int) -> dict[str, float]:
+    """Of a training step, by label, for `networks` as benchmarks name them; those that were not measured are left out."""
+    steps = cells[(cells["metric"] == "train_step_ms") & (cells["batch"].astype(str) == str(batch))]
+    known = dict(zip(steps["subject"], steps["value"], strict=True))
+    return {label: known[name] / 1e3 / batch for label, name in networks.items() if name in known}
 
 
 def _line(machine: str, row: Row) -> dict[str, Any]:

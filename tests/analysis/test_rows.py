@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.compute import at_equal_compute, common_compute
+from analysis import tables
+from analysis.compute import at_equal_compute, at_equal_time, common_compute
 from analysis.rows import CannotShowError, load_rows
 from study.results import Row, append_rows
 from tests.analysis.synthetic import VAL, run_name, write_run, write_study
@@ -36,6 +37,21 @@ def test_equal_compute_is_what_the_cheapest_spent(tmp_path: Path) -> None:
         images = budget * 1e6 / 6 / (12.0 / (place + 1))
         loss = 1 + 0.1 * place
         assert found[run_name("ablate_M", M, 0)] == pytest.approx(loss * 1000 / images)
+
+
+def test_equal_time_is_what_the_quickest_took(tmp_path: Path) -> None:
+    """2000 images of the quickest point take a second: the others have seen 1000 and 1600 by then."""
+    rows = load_rows(write_study(tmp_path, noise=0.0))
+    seconds = {"M=1": 1e-3, "M=2": 1 / 1600, "M=4": 1 / 2000}
+    found = at_equal_time(rows, "val_loss", seconds).values
+    for loss, images, M in ((1.0, 1000, 1), (1.1, 1600, 2), (1.2, 2000, 4)):
+        assert found[run_name("ablate_M", M, 0)] == pytest.approx(loss * 1000 / images)
+    with pytest.raises(CannotShowError, match=r"No time per image is known for M=2 of ablate_M\."):
+        at_equal_time(rows, "val_loss", {"M=1": 1e-3, "M=4": 5e-4})
+    shown = tables.equal_time(rows, seconds)
+    assert list(shown["point"]) == ["M=1", "M=2", "M=4"]
+    assert "Images/s as benchmarked alone: M=1 1000, M=2 1600, M=4 2000." in str(shown.attrs)
+    assert tables.equal_time(rows, {}).empty
 
 
 def test_a_run_too_dear_for_the_common_budget_is_said_so(tmp_path: Path) -> None:

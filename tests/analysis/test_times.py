@@ -12,7 +12,7 @@ from analysis.figures.costs import network_times, time_vs_length, time_vs_resolu
 from analysis.machine_page import main
 from analysis.style import describe
 from analysis.time_tables import measured_lengths, measured_networks, measured_ratios, measured_sides
-from analysis.times import load_cells, load_lengths, load_times
+from analysis.times import load_cells, load_lengths, load_times, seconds_per_image
 from study.atomic import write_json
 from study.results import Row, write_rows
 
@@ -70,6 +70,15 @@ def test_networks_stand_beside_their_baseline_with_ratio_and_macs(machine: Path)
     assert list(table["ratio [95 %]"])[:3] == ["–", "1.5 [1.35, 1.65]", "–"]
     assert list(table["by MACs"])[1] == 2
     assert set(table["n"]) == {30}
+
+
+def test_seconds_per_image_are_those_of_the_batch_asked_for(machine: Path) -> None:
+    cells = load_cells(machine)
+    steps = cells[(cells["metric"] == "train_step_ms") & (cells["subject"] == "dis-tiny")]
+    assert len(steps)
+    for batch, ms in zip(steps["batch"], steps["value"], strict=True):
+        found = seconds_per_image(cells, {"DiS": "dis-tiny", "none": "dis-s/2"}, int(batch))
+        assert found == {"DiS": ms / 1000 / int(batch)}
 
 
 def test_lengths_begin_with_the_baseline_and_end_in_words(machine: Path) -> None:
