@@ -41,7 +41,7 @@ def load_cells(results: str | Path) -> pd.DataFrame:
 
 
 def seconds_per_image(cells: pd.DataFrame, networks: Mapping[str, str], batch: int) -> dict[str, float]:
-    """Of a training step, by label, for `networks` as benchmarks name them; those that were not measured are left out."""
+    """Of a training step, by label, for `networks` as benchmarks name them; those not measured are left out."""
     steps = cells[(cells["metric"] == "train_step_ms") & (cells["batch"].astype(str) == str(batch))]
     known = dict(zip(steps["subject"], steps["value"], strict=True))
     return {label: known[name] / 1e3 / batch for label, name in networks.items() if name in known}
