@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,13 @@ RETRIES: dict[str, tuple[Failure, ...]] = {
     "storage": (Failure.STORAGE,),
     "bug": (Failure.BUG,),
 }
-"""What `--retry` can name."""
+"""What `--retry` can name; of these, only a search needs to be asked for `storage`."""
+
+
+def retry_words(failures: Iterable[Failure | None]) -> str:
+    """What to give to `--retry` to have runs that ended like this done again."""
+    names = {next((n for n, group in RETRIES.items() if n != "failed" and end in group), "failed") for end in failures}
+    return ",".join(sorted(names))
 
 
 @dataclass(frozen=True)

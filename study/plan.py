@@ -16,7 +16,7 @@ from study.compose import DEFAULTS, compose_tree, options
 from study.config import WITHOUT_MEANING, RunConfig, from_dict, run_id
 from study.equal_compute import EqualCompute, partner_values
 from study.lease import newest
-from study.run_directory import RunDirectory, State, Status
+from study.run_directory import RESUMED, RunDirectory, State, Status
 from study.strict import ConfigError, nearest, unknown_key
 from study.sweep_file import Condition, Sweep, Value, same_value, shown
 from study.tuned import Tuned, described
@@ -153,7 +153,7 @@ def standing(point: Point) -> tuple[Standing, State]:
     claim = newest(point.directory.path)
     if claim is not None and claim.held:
         return Standing.ELSEWHERE, state
-    if state.status is Status.FAILED:
+    if state.status is Status.FAILED and state.failure not in RESUMED:
         return Standing.FAILED, state
     return (Standing.UNFINISHED if state.attempts else Standing.NEW), state
 

@@ -48,6 +48,10 @@ class Failure(StrEnum):
     BUG = "bug"
 
 
+RESUMED = (Failure.STORAGE,)
+"""Failures that say nothing against the run: the next call continues it without being asked, once."""
+
+
 @dataclass(frozen=True)
 class State:
     """`state.json`: what a run is doing, or how it ended."""

@@ -25,7 +25,7 @@ from study.launch.slurm_end import end_of
 from study.launch.slurm_record import Place, all_open_records, look, places, slurm_folder
 from study.lease import Claim, newest
 from study.plan_file import read_runs
-from study.run_directory import Failure, RunDirectory, State, Status
+from study.run_directory import RESUMED, Failure, RunDirectory, State, Status
 from study.strict import ConfigError, nearest
 from study.trials_file import read_trials
 
@@ -107,7 +107,8 @@ class RunView:
         if self.standing in ("running", "done"):
             return ""
         if self.state.failure is not None:
-            return f"{self.state.failure}: {self.state.message}{attempt}"
+            goes_on = "; the sweep continues it" if self.state.failure in RESUMED else ""
+            return f"{self.state.failure}: {self.state.message}{attempt}{goes_on}"
         if self.state.status is Status.RUNNING and self.place is not None and self.job is not None:
             if self.job.is_open:
                 return f"{Failure.NODE_LOST}: it fell silent on {self.state.host}{attempt}"

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # --help must not wait for torch
     from study.launch.config import SlurmConfig
     from study.launch.work import Work
     from study.plan import Plan, Point
-    from study.run_directory import State
+    from study.run_directory import Failure, State
     from study.sweep_file import Sweep
 
 
@@ -176,6 +176,7 @@ def _conclude(plan: Plan, ends: Mapping[str, State]) -> int:
 
     stands = [(point, *standing(point)) for point in plan.points]
     undone = [(point, state) for point, stand, state in stands if stand is not Standing.DONE]
+    failures = [state.failure for _, stand, state in stands if stand is Standing.FAILED]
     if len(undone) < len(plan.points):
         print(answer(plan.folder, plan.as_tree()))
     for point, state in undone:
@@ -185,10 +186,21 @@ def _conclude(plan: Plan, ends: Mapping[str, State]) -> int:
         print(f"{plan.label(point)}  {point.run}  {reason}", file=sys.stderr)
     if not undone:
         return 0
-    print(f"{len(undone)} of {len(plan.points)} runs are not done; the same command continues", file=sys.stderr)
+    print("\n".join(_left(len(plan.points), len(undone), failures)), file=sys.stderr)
     failed = {point.run for point, stand, _ in stands if stand is Standing.FAILED}
     failed |= {point.run for point, _ in undone if point.run in ends and ends[point.run].status is Status.FAILED}
     return 1 if failed else STOPPED
+
+
+def _left(total: int, undone: int, failures: Sequence[Failure | None]) -> Iterator[str]:
+    """The last lines: what the same command does of what is not done, and what it leaves until it is asked."""
+    from study.execute import retry_words
+
+    if undone > len(failures):
+        yield f"{undone - len(failures)} of {total} runs are not done; the same command continues"
+    if failures:
+        again = f"--retry {retry_words(failures)}"
+        yield f"{len(failures)} of {total} runs failed; the same command with {again} redoes them"
 
 
 def leave(status: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -107,6 +108,12 @@ def failing(config: RunConfig) -> State:
     if config.seed == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return quick(config)
+
+
+def on_a_full_disk(config: RunConfig) -> State:
+    if config.seed == 3:
+        raise RuntimeError("a bug")
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def stubborn(config: RunConfig) -> State:

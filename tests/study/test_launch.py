@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from study.run_directory import RunDirectory, State
+from study.status import main as status_main
 from study.sweep import main
 from tests.study import fake_runs
 from tests.study.sweeping import SWEEP, all_rows, assert_store_whole, finish, start, sweep_file
 
 TEXT = SWEEP.replace("[0.001, 0.002]", "[0.001]").replace("tries: 50", "tries: 2")
+AGAIN = "the same command with --retry"
 
 
 def states(results: Path) -> dict[int, State]:
@@ -40,13 +42,40 @@ def test_every_death_has_its_class_and_retry_brings_runs_back(tmp_path: Path) ->
     assert "crashed (SIGSEGV)" in (states(results)[2].message or "")
     assert "killed (SIGKILL) (2 tries)" in (states(results)[5].message or "")
     assert "missing: lr=0.001 seed=4: diverged" in out
-    assert "4 of 6 runs are not done" in err
+    assert err.splitlines()[-1] == f"4 of 6 runs failed; {AGAIN} bug,diverged,killed redoes them"
+    assert "the same command continues" not in err
     assert main([str(file), f"results={results}", "launcher=inline"], fake_runs.quick) == 1  # failures stay
     assert len(all_rows(results)) == 2
     arguments = [str(file), f"results={results}", "launcher=inline", "--retry=diverged,killed"]
     assert main(arguments, fake_runs.quick) == 1
     assert len(all_rows(results)) == 4
     assert main([str(file), f"results={results}", "launcher=inline", "--retry=failed"], fake_runs.quick) == 0
+    assert_store_whole(results)
+
+
+def test_the_same_command_continues_what_a_full_disk_ended_once_a_call(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs whose seed is 3 have a bug, and no disk helps them."""
+    file, results = sweep_file(tmp_path, TEXT.replace("tries: 2", "tries: 50")), tmp_path / "results"
+    command = [str(file), f"results={results}", "launcher=inline"]
+    for attempt in (1, 2):
+        assert main(command, fake_runs.on_a_full_disk) == 1
+        assert capsys.readouterr().err.splitlines()[-2:] == [
+            "5 of 6 runs are not done; the same command continues",
+            f"1 of 6 runs failed; {AGAIN} bug redoes them",
+        ]
+        assert {seed: state.attempts for seed, state in states(results).items()} == {
+            seed: 1 if seed == 3 else attempt for seed in range(6)
+        }
+    assert status_main(["lrs", "--results", str(results)]) == 0
+    assert "storage: No space left on device  (attempt 2); the sweep continues it" in capsys.readouterr().out
+    assert main([*command, "--plan"], fake_runs.quick) == 0
+    assert "6 runs: 5 to continue, 1 failed" in capsys.readouterr().out
+    assert main(command, fake_runs.quick) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"1 of 6 runs failed; {AGAIN} bug redoes them"
+    assert main([*command, "--retry=bug"], fake_runs.quick) == 0
+    assert {state.status for state in states(results).values()} == {"done"}
     assert_store_whole(results)
 
 
