@@ -24,7 +24,7 @@ from study.config import RunConfig
 from study.interruption import PrunedError, StoppedError, StopRequest
 from study.progress import TrainingProgress
 from study.results import Row, write_rows
-from study.rows import run_rows
+from study.rows import PROVENANCE, run_rows
 from study.run_directory import Curve, RunDirectory, State, Status
 from study.sample import Samples
 from study.sample_together import draw_together
@@ -68,7 +68,8 @@ class Attempt:
         resumed = self._resume()
         self.seconds = float(resumed["seconds"])  # spent training, over all attempts
         self.validation_due = bool(resumed["validation_due"])
-        self.facts = {**facts, "ranks": _with(resumed["ranks"], facts["ranks"])}
+        before: Mapping[str, str] = resumed.get("facts", {"ranks": resumed.get("ranks", "")})
+        self.facts = facts | {name: _with(before.get(name, ""), facts[name]) for name in PROVENANCE if name in facts}
         self.trackers: list[Track] = []
         if self.ranks.is_first:
             self._open(int(resumed["curve_lines"]), int(resumed.get("speed_lines", 0)))
@@ -82,7 +83,7 @@ class Attempt:
         self._found: dict[str, Tensor] = {}
         facts = self.ranks.first_alone(self._restore_newest)
         if facts is None:
-            return {"curve_lines": 0, "seconds": 0.0, "validation_due": False, "ranks": ""}
+            return {"curve_lines": 0, "seconds": 0.0, "validation_due": False}
         tensors = self.ranks.broadcast(self._found, self.trainer.own)
         if not self.ranks.is_first:
             self.trainer.restore(tensors, facts["trainer"])
@@ -245,7 +246,7 @@ class Attempt:
             "speed_lines": self.speed.lines,
             "seconds": self.seconds,
             "validation_due": self.validation_due,
-            "ranks": self.facts["ranks"],
+            "facts": {name: self.facts[name] for name in PROVENANCE if name in self.facts},
         }
         checkpoint = Checkpoint(self.trainer.images, tensors, facts)
         self.background.start(lambda: self._write_checkpoint(checkpoint))
@@ -269,6 +270,6 @@ class Attempt:
 
 
 def _with(before: str, now: str) -> str:
-    """`2, 4` if a run went on with four ranks after two: its speed is that of no one count."""
+    """`2, 4` if a run went on with four ranks after two, and likewise two commits: rows name all that made them."""
     known = before.split(", ") if before else []
     return ", ".join(known if now in known else [*known, now])

@@ -16,6 +16,7 @@ import torch
 
 import study.attempt
 import study.checkpoint
+import study.provenance
 import study.run
 import study.run_directory
 import study.sample
@@ -24,6 +25,7 @@ import study.train
 from study.compose import resolve
 from study.data import DataConfig, ImageSet, Split
 from study.lease import take
+from study.results import read_rows
 from study.run import main, run
 from study.run_directory import Failure, RunDirectory, Status
 from study.train import Trainer
@@ -45,6 +47,18 @@ def test_a_signal_saves_and_the_run_goes_on(
     state = RunDirectory.of(resolve(words)).read_state()
     assert (state.status, state.failure, state.images) == (Status.PENDING, failure, 20)
     equal_to(undisturbed, words)
+
+
+def test_rows_name_every_commit_that_trained_the_run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_at(monkeypatch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(study.provenance, "git_state", lambda: {"commit": "aaaa", "dirty": "true"})
+    assert main(words) == 128 + signal.SIGTERM
+    monkeypatch.setattr(study.provenance, "git_state", lambda: {"commit": "bbbb", "dirty": "false"})
+    assert main(words) == 0
+    (row, *others) = read_rows(RunDirectory.of(resolve(words)).rows)
+    assert (row.provenance["commit"], row.provenance["dirty"]) == ("aaaa, bbbb", "true, false")
+    assert row.provenance["torch"] == torch.__version__.partition("+")[0]
+    assert {other.provenance["commit"] for other in others} == {"aaaa, bbbb"}
 
 
 def test_a_signal_while_sampling_is_heeded_at_once(
