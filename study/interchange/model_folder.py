@@ -6,7 +6,6 @@ Parameters have the reference code's names, so the file also loads where the arc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models import Denoiser, DenoiserConfig, backbones
+from models.denoiser import require
 from models.dit import DiTConfig
 from study.atomic import sha256_of, write_file, write_json, write_text
 from study.config import PROCESSES, backbone_name, process_name
@@ -25,6 +25,7 @@ from study.diffusion import FlowConfig, GaussianConfig, SamplerConfig
 from study.interchange.reading import CheckpointError
 from study.interchange.sit import SiT
 from study.strict import ConfigError, from_tree, to_tree
+from study.strict_json import parse_json
 
 FORMAT = 1
 WEIGHTS, FACTS, CARD = "model.safetensors", "model.json", "README.md"
@@ -78,7 +79,7 @@ def _as_tree(model: Model, sha256: str) -> dict[str, Any]:
 def read_facts(folder: Path) -> tuple[Model, str]:
     """What a folder says it holds, and the checksum of its weights."""
     try:
-        tree = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        tree = parse_json((folder / FACTS).read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{folder} holds no model: {FACTS} cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -93,7 +94,7 @@ def _from_tree(tree: Mapping[str, Any]) -> Model:
     if tree["format"] != FORMAT:
         raise ConfigError(f"format={tree['format']!r} is not valid: must be {FORMAT}")
     backbone, process = dict(tree["backbone"]), dict(tree["process"])
-    return Model(
+    model = Model(
         backbone=from_tree(backbones()[backbone.pop("name")].config, backbone, "backbone"),
         process=from_tree(PROCESSES[process.pop("name")], process, "process"),
         sampler=from_tree(SamplerConfig, tree["sampler"], "sampler"),
@@ -102,6 +103,11 @@ def _from_tree(tree: Mapping[str, Any]) -> Model:
         origin=tree["origin"],
         metrics=tuple(tree["metrics"]),
     )
+    if not isinstance(model.origin, Mapping) or not all(isinstance(row, Mapping) for row in model.metrics):
+        raise ConfigError("origin and metrics must be mappings")
+    if model.layout == "sit" and not isinstance(model.backbone, DiTConfig):
+        raise ConfigError(f"layout='sit' does not go with backbone {tree['backbone']['name']}")
+    return model
 
 
 def load_model(folder: Path) -> tuple[Denoiser, Model]:
@@ -114,9 +120,29 @@ def load_model(folder: Path) -> tuple[Denoiser, Model]:
         tensors = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{weights} cannot be read: {error}") from error
+    try:
+        check_size(model, tensors)
+    except Exception as error:  # of impossible sizes torch makes half a dozen kinds
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{folder / FACTS} does not describe the weights beside it: {reason}") from error
     network = model.network(has_wide_head(model.backbone, tensors))
     network.load_reference_state_dict(tensors)
     return network.eval(), model
+
+
+def check_size(model: Model, tensors: Mapping[str, Tensor]) -> None:
+    """Before memory is taken for a network, or days to build it: whether it has as many numbers as there are."""
+    numbers = sum(value.numel() for value in tensors.values())
+    most = {"depth": len(tensors), "res_blocks": len(tensors)}
+    for name, value in to_tree(model.backbone).items():
+        largest = max(
+            (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int)), default=0
+        )
+        require(largest <= most.get(name, numbers), name, value, f"within the {numbers:,} numbers there are")
+    with torch.device("meta"):
+        network = model.network(has_wide_head(model.backbone, tensors))
+    described = sum(value.numel() for value in network.state_dict().values())
+    require(described == numbers, "numbers of the network", described, f"{numbers}, as many as there are")
 
 
 def has_wide_head(config: DenoiserConfig, tensors: Mapping[str, Tensor]) -> bool:

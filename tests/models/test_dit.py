@@ -197,6 +197,7 @@ def test_elementwise_counts_each_norm_modulation_gate_sum_and_activation_once(co
         ("width", 0, "width=0 is not valid"),
         ("depth", 0, "depth=0 is not valid: must be a positive integer"),
         ("mlp_ratio", 0.0, "mlp_ratio=0.0 is not valid"),
+        ("mlp_ratio", 1e308, r"mlp_ratio=1e\+308 is not valid"),
     ],
 )
 def test_refuses(field: str, value: object, valid: str) -> None:

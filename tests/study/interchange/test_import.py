@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -30,8 +31,6 @@ from tests.study.interchange.checkpoints import (
     training_checkpoint,
     words,
 )
-
-NAN = float("nan")
 
 
 def imported(source: Path, out: Path, name: str, *more: str) -> int:
@@ -267,6 +266,41 @@ def test_a_model_folder_is_not_overwritten_and_damage_is_seen(
     (out / "model.safetensors").write_bytes(content)
     assert main(["show", str(out)]) == 2
     assert "is damaged: its checksum" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"backbone": {"width": 10**12}}, "width=1000000000000 is not valid: must be within the"),
+        ({"backbone": {"depth": 2**31}}, "depth=2147483648 is not valid: must be within the"),
+        ({"backbone": {"depth": 2}}, "numbers of the network="),
+        ({"backbone": {"mlp_ratio": 1e308}}, "mlp_ratio=1e+308 is not valid"),
+        ({"origin": []}, "origin and metrics must be mappings"),
+        ({"metrics": [1]}, "origin and metrics must be mappings"),
+    ],
+)
+def test_a_description_of_another_network_is_refused_before_that_is_built(
+    change: dict[str, Any], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert imported(save(tmp_path / "dit.pt", parity_weights("dit_p2")), tmp_path / "model", "dit_p2") == 0
+    facts = tmp_path / "model" / "model.json"
+    tree = json.loads(facts.read_text(encoding="utf-8"))
+    for key, value in change.items():
+        tree[key] = {**tree[key], **value} if isinstance(value, dict) else value
+    facts.write_text(json.dumps(tree), encoding="utf-8")
+    capsys.readouterr()
+    assert main(["show", str(tmp_path / "model")]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_the_layout_of_another_backbone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert imported(save(tmp_path / "dis.pt", parity_weights("dis_cond_p2")), tmp_path / "model", "dis_cond_p2") == 0
+    facts = tmp_path / "model" / "model.json"
+    facts.write_text(facts.read_text(encoding="utf-8").replace('"layout": "dis"', '"layout": "sit"'), encoding="utf-8")
+    assert main(["show", str(tmp_path / "model")]) == 2
+    assert "layout='sit' does not go with backbone dis" in capsys.readouterr().err
 
 
 def test_the_api_is_one_call(tmp_path: Path) -> None:
