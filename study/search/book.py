@@ -7,13 +7,14 @@ keeps its number and its values, and goes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -110,6 +111,8 @@ class Book:
             self.study.set_metric_names(list(self.config.directions))
             self.study.set_user_attr("facts", dict(facts))
             return
+        if not isinstance(known, Mapping):
+            raise ConfigError(f"search {self.name} is damaged: what it is about cannot be read")
         changed = [key for key in {**known, **facts} if known.get(key) != facts.get(key)]
         if changed:
             key = changed[0]
@@ -118,6 +121,16 @@ class Book:
                 f"search {self.name} was begun with {key}={known.get(key, 'nothing')}, now {facts.get(key, 'nothing')}"
                 f"{more}: bring that back, or give the sweep file another name"
             )
+
+    def check(self) -> None:
+        """Refuse what no search has written: optuna's storage gives back whatever is in it."""
+        if [direction.name.lower() for direction in self.study.directions] != list(self.config.directions.values()):
+            raise ConfigError(f"search {self.name} is damaged: its directions are others")
+        space = {key: to_optuna(distribution) for key, distribution in self.space.items()}
+        for trial in self.trials():
+            fault = next(_faults(trial, len(self.config.directions), space), None)
+            if fault is not None:
+                raise ConfigError(f"search {self.name} is damaged: {fault} of trial {trial.number}")
 
     def fill(self) -> None:
         """Have as many trials wait as the budget lacks."""
@@ -224,3 +237,30 @@ class Book:
                 constraints=dict(violations),
             )
         )
+
+
+KINDS = {AGAIN: int, FAILURE: str, RUNS: list, LOST: list, PRIOR: bool}
+
+
+def _faults(trial: FrozenTrial, objectives: int, space: Mapping[str, BaseDistribution]) -> Iterator[str]:
+    """Each in a word or two."""
+    numbers = [*(trial.values or ()), *trial.constraints.values(), *trial.intermediate_values.values()]
+    is_short = trial.state is TrialState.COMPLETE and len(trial.values or ()) != objectives
+    if is_short or not all(isinstance(number, int | float) for number in numbers):
+        yield "values"
+    for key, distribution in trial.distributions.items():
+        if distribution != space.get(key) or not _lies_in(distribution, trial.params[key]):
+            yield key
+    known = {name: value for name, value in trial.user_attrs.items() if name in KINDS}
+    yield from (name for name, value in known.items() if not isinstance(value, KINDS[name]))
+    if not all(isinstance(run, str) for run in known.get(RUNS, [])):
+        yield RUNS
+    if LOST in known and [type(value) for value in known[LOST]] != [int, int]:
+        yield LOST
+
+
+def _lies_in(distribution: BaseDistribution, value: Any) -> bool:
+    """Of a list, optuna itself has found the value."""
+    if isinstance(distribution, IntDistribution | FloatDistribution):
+        return isinstance(value, int | float) and distribution.low <= value <= distribution.high
+    return True

@@ -165,6 +165,7 @@ def open_families(sweep: Sweep, folder: Path, spaces: list[TrialPoints]) -> list
     ]
     for book, space in found:
         book.same(space.facts())
+        book.check()
     return found
 
 

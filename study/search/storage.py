@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,11 +37,14 @@ def open_journal(path: Path) -> BaseStorage:
         lock = JournalLock(path)
         backend = JournalFileBackend(str(path), lock_obj=lock)
         lock.acquire()  # mends it
-        lock.release()
+        try:
+            _check_last_line(path)
+        finally:
+            lock.release()
         return JournalStorage(backend)
     except OSError as error:
         raise ConfigError(f"{path} cannot be opened: {error.strerror or error}") from error
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # optuna does what the lines say, and of damaged ones raises half a dozen kinds
         raise ConfigError(f"{path} is damaged: {next(iter(str(error).splitlines()), 'not a journal')}") from error
 
 
@@ -134,6 +139,14 @@ class JournalLock(JournalFileSymlinkLock):
         with suppress(OSError):
             return os.readlink(self._link)
         return ""
+
+
+def _check_last_line(path: Path) -> None:
+    """Which optuna takes for one that is still being written, however damaged, until the next is there."""
+    with path.open("rb") as file:
+        last = deque(file, maxlen=1)
+    if last and not isinstance(json.loads(last[0]), dict):
+        raise ValueError("its last line is no record")
 
 
 def _mend(path: Path) -> None:

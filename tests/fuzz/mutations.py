@@ -139,14 +139,18 @@ def as_json(tree: Any) -> bytes:
     return json.dumps(tree).encode("utf-8", "surrogatepass")
 
 
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    for file, data in files.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(data)
+
+
 @contextmanager
 def place(files: dict[str, bytes], written: Callable[[str], bool] = lambda name: False) -> Iterator[Path]:
     """A folder with these files; afterwards it must hold the same, and nothing else but what may be written."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for file, data in files.items():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_bytes(data)
+        write(folder, files)
         yield folder
         found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         assert {name: data for name, data in found.items() if not written(name)} == files

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from study.results import Row, append_rows, read_rows
 from study.run_directory import RunDirectory, State
 from study.search.config import SearchConfig
 from study.search.pruning import least_seeds
-from study.search.storage import JOURNAL
 from study.sweep import main
 from study.sweep_file import parse_sweep, read_sweep, to_yaml
 from tests.study.search.fake_objectives import (
@@ -35,22 +32,8 @@ from tests.study.search.fake_objectives import (
     finished,
     never,
 )
+from tests.study.search.searching import Search, told
 from tests.study.sweeping import sweep_file
-
-Search = Callable[..., int]
-
-
-@pytest.fixture
-def search(tmp_path: Path) -> Search:
-    def run(text: str = SWEEP, *words: str, work: Work = bowl_run) -> int:
-        return main([str(sweep_file(tmp_path, text)), f"results={tmp_path / 'r'}", *words], work)
-
-    return run
-
-
-def told(tmp_path: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((tmp_path / "r" / "lrs" / "trials.json").read_text(encoding="utf-8"))
-    return found
 
 
 def counts(tmp_path: Path) -> list[int]:
@@ -246,86 +229,6 @@ def test_a_sweep_takes_each_familys_tuned_values(
     assert "holds no search" in capsys.readouterr().err
 
 
-FAULTS = {
-    "unknown key": ("search.trails=3", r"unknown key search.trails: did you mean search.trials|unknown key .*trails"),
-    "unknown sampler": ("search.sampler=tp", r"search.sampler='tp' is not valid: did you mean tpe"),
-    "unknown option": ("search.sampler={name: tpe, startup: 3}", r"tpe has no option startup"),
-    "no budget": ("search.trials=0", r"search.trials=0 is not valid: must be 1 or more"),
-    "budget": ("search.trials=1000000000", r"search.trials=1000000000 is not valid: must be at most"),
-    "seed": ("search.seed=4294967296", r"search.seed=4294967296 is not valid: must be at most 4294967295"),
-    "a list": ("search.sampler={name: [tpe]}", r"sampler=\['tpe'\] is not valid"),
-    "kind": ("search.sampler={name: tpe, n_startup_trials: soon}", r"n_startup_trials='soon' is not valid: .* int$"),
-    "cmaes' kind": ("search.sampler={name: cmaes, sigma0: abc}", r"search.sampler.sigma0='abc' .* must be float"),
-    "code": ("search.sampler={name: tpe, gamma: 3}", r"search.sampler.gamma=3 is not valid: optuna wants code"),
-    "population": ("search.sampler={name: nsga2, population_size: 0}", r"nsga2 is not valid.*\[population_size=0\]"),
-    "pruner's kind": ("search.pruner={name: median, n_warmup_steps: 1.5}", r"n_warmup_steps=1.5 .* must be int"),
-    "launcher": ("launcher={name: [local]}", r"launcher=\['local'\] is not valid"),
-    "unproduced": ("search.objectives=fid", r"no run of this sweep produces fid"),
-    "misspelt": ("search.objectives=val_los", r"produces val_los: did you mean val_loss"),
-    "mixed": ("search.objectives=[val_loss, {val_loss: maximize}]", r"val_loss is given in both directions"),
-    "direction": ("search.objectives={val_loss: down}", r"objectives.val_loss='down' is not valid: must be minimize"),
-    "two for cmaes": ("search={sampler: cmaes, objectives: [val_loss, gmacs]}", r"it takes one objective, not 2"),
-    "two pruned": (
-        "search={pruner: median, objectives: [val_loss, gmacs]}",
-        r"with several objectives nothing is",
-    ),
-    "curves": ("search={pruner: median, objectives: gmacs}", r"hears val_loss"),
-    "seeds": ("search.pruner=wilcoxon", r"compares seeds, and of 1 none can prune: give it 5 or more"),
-    "constraint": ("search.constraints={gmac: 1}", r"constraint gmac is no metric of a run: did you mean gmacs"),
-    "per": ("search.per=backbone", r"per=backbone is no axis with a list of values"),
-    "empty space": ("axes=null", r"nothing to search"),
-    "empty range": ("axes.train.lr='uniform(2, 1)'", r"uniform\(2, 1\) is empty"),
-    "no field": ("axes.train.rate='uniform(1, 2)'", r"unknown key train.rate"),
-    "unreachable": ("search.storage='sqlite:////nowhere/at/all.db'", r"cannot be reached"),
-    "no such storage": ("search.storage='nosuch://x'", r"cannot be reached"),
-    "two nodes": ("launcher={name: slurm, nodes: 2}", r"a run of a search has one process, not 2"),
-    "force": ("--force", r"--force does not go with search"),
-    "match": ("match={like: baseline}", r"match: does not go with search"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_bad_input_is_one_line_and_leaves_nothing(
-    tmp_path: Path, search: Search, capsys: pytest.CaptureFixture[str], fault: str
-) -> None:
-    word, complaint = FAULTS[fault]
-    assert search(SWEEP, word, work=never) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    assert re.search(complaint, lines[0]), lines[0]
-    assert not (tmp_path / "r").exists()
-
-
-@pytest.mark.parametrize(
-    ("word", "complaint"),
-    [
-        ("axes.train.lr='loguniform(1e-4, 1e-2)'", r"begun with train.lr=loguniform\(0.0001, 0.1\), now .*0.01\)"),
-        ("overrides.train.images=128", r"begun with train.images=64, now 128"),
-        ("search.objectives=gmacs", r"begun with objectives="),
-    ],
-)
-def test_a_changed_space_is_refused_and_nothing_is_lost(
-    tmp_path: Path, search: Search, capsys: pytest.CaptureFixture[str], word: str, complaint: str
-) -> None:
-    assert search() == 0
-    before, journal = told(tmp_path), (tmp_path / "r" / "lrs" / JOURNAL).read_bytes()
-    capsys.readouterr()
-    assert search(SWEEP, word, work=never) == 2
-    line = capsys.readouterr().err.strip()
-    assert re.search(complaint, line), line
-    assert "\n" not in line
-    assert told(tmp_path) == before
-    assert (tmp_path / "r" / "lrs" / JOURNAL).read_bytes() == journal
-
-
-def test_half_a_line_at_the_journals_end_is_cut_off(tmp_path: Path, search: Search) -> None:
-    assert search() == 0
-    with (tmp_path / "r" / "lrs" / JOURNAL).open("ab") as file:
-        file.write(b'{"op_code": 6, "wor')
-    assert search(SWEEP, "search.trials=7") == 0
-    assert len(told(tmp_path)) == 7
-
-
 def _of_size(config: RunConfig) -> State:
     """The better its loss, the more memory it took."""
     state, directory = bowl_run(config), RunDirectory.of(config)
@@ -414,17 +317,6 @@ def test_the_last_loss_of_a_pruned_trial_is_no_result(tmp_path: Path, search: Se
         line["objectives"] = {"val_loss": 2.0}  # as it was written once
     (tmp_path / "r" / "lrs" / "trials.json").write_text(json.dumps(lines), encoding="utf-8")
     assert len(settings(rows, "val_loss")) == len(lines) - len(pruned)
-
-
-def test_a_damaged_file_of_rows_is_named(tmp_path: Path, search: Search, capsys: pytest.CaptureFixture[str]) -> None:
-    assert search(SWEEP, "search.trials=2") == 0
-    rows = next((tmp_path / "r").glob("runs/*/rows.jsonl"))
-    rows.write_text('{"half":', encoding="utf-8")
-    capsys.readouterr()
-    assert search(SWEEP, "search.trials=3") == 2
-    error = capsys.readouterr().err.strip()
-    assert error.splitlines()[-1].startswith("error: ")
-    assert f"{rows}:1" in error
 
 
 @pytest.mark.parametrize(
