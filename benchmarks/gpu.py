@@ -8,14 +8,15 @@
 2. ceilings: a copy and a matrix product, the two limits that everything else is a share of
 3. cores: forward and forward with backward of every form, ours and peers', in turns; medians and quartiles
 4. glue: norm with modulation and gate with sum, fused against as written; exactness too
-5. graphs: small networks sampled and trained, every kernel launched against replayed as CUDA graphs; same samples?
+5. graphs: small networks sampled and trained, every kernel launched against replayed as CUDA graphs; same samples,
+   same weights?
 6. models: bf16 training steps of DiffuSSM-XL and DiT-XL/2 at 256 and 512 pixels, images per second, utilisation,
    memory; sampling; and what one training step spends its time in
 7. crossover: training steps of the two at equal model MACs from 256 to 1024 pixels, and where DiffuSSM's is faster
 
 Times are the device's own (events), after a head start that hides launching, with caches flushed in between; those of
-graphs are the wall clock's, with launching. A machine's whole record is this script, and then again with
-`--only models --compile`.
+graphs are the wall clock's, with launching. A machine's whole record is this script, then again with
+`--only models --compile`, then with `--only models --compile max-autotune`.
 """
 
 from __future__ import annotations
@@ -40,13 +41,15 @@ from benchmarks.gpu_cores import FORMS, REFERENCE, Shape, sides
 from benchmarks.gpu_crossover import at_equal_cost, crossing, total
 from models import Denoiser, build, unet
 from models.ssm.forms import Form, executed_flops
-from study.bench.config import Cell, Network
+from study.bench.config import Cell, Compile, Network
 from study.bench.store import machine_folder
 from study.bench.workload import inputs, make_work
 from study.optimizer import AUTOCAST
 
 PARTS = ("exactness", "cores", "glue", "graphs", "models", "crossover")
 FLOPS_PER_MAC = 2
+SUFFIX: dict[Compile, str] = {False: "", True: "_compiled", "max-autotune": "_max_autotune"}  # of a record's files
+COMPILED: dict[str, Compile] = {"true": True, "max-autotune": "max-autotune"}
 SMALL = ("dit-tiny", "diffussm-tiny", "dis-tiny", "unet-tiny")
 
 
@@ -78,7 +81,7 @@ class Plan(NamedTuple):
         networks = [Network(name, (side, side)) for side in (32, 64) for name in ("diffussm-xl", "dit-xl/2")]
         return cls(
             *(device, rounds, both, shapes, networks, {32: 64, 64: 16}, ("unet-ldm-8", 32), SMALL),
-            *(("false", "true", "reduce-overhead"), {32: 32, 48: 16, 64: 8, 96: 4, 128: 2}),
+            *(("false", "true", "reduce-overhead", "graph"), {32: 32, 48: 16, 64: 8, 96: 4, 128: 2}),
             *(10, 8192, 1 << 31, "bf16"),
         )
 
@@ -169,13 +172,13 @@ def glued(plan: Plan, clock: Clock) -> Iterator[dict[str, str]]:
         yield {"glue": name, "shape": f"B={batch} L={length} D={width}", "ms": str(spread)}
 
 
-def models(plan: Plan, clock: Clock, limits: Ceilings, compiled: bool, folder: Path) -> Iterator[dict[str, str]]:
+def models(plan: Plan, clock: Clock, limits: Ceilings, how: Compile, folder: Path) -> Iterator[dict[str, str]]:
     """Training steps, then samples; a profile of every step is left in the folder."""
     for side, batch in plan.batches.items():
         for mode in ("train", "sample"):
             cells = {
                 f"{network.name} {side}x{side}": Cell(
-                    network, mode, batch, plan.dtype, compiled, str(plan.device), steps=plan.steps
+                    network, mode, batch, plan.dtype, how, str(plan.device), steps=plan.steps
                 )
                 for network in plan.networks
                 if network.size[0] == side
@@ -202,7 +205,7 @@ def model_lines(
             line["GiB"] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}"
         yield line
         if cell.mode == "train" and isinstance(spread, Spread):
-            file = folder / f"gpu_profile_{re.sub('[^a-z0-9]+', '-', name)}{'_compiled' * cell.compile}.txt"
+            file = folder / f"gpu_profile_{re.sub('[^a-z0-9]+', '-', name)}{SUFFIX[cell.compile]}.txt"
             file.write_text(f"{name}, batch {cell.batch}: where a training step goes\n{profiled(call, clock.cuda)}\n")
         del call
 
@@ -251,8 +254,9 @@ def graphs(plan: Plan) -> Iterator[dict[str, str]]:
         for way, spread in clock.interleaved(calls, plan.rounds).items():
             yield line | {"way": way, "ms": str(spread)} | facts
     for name in plan.small:
-        for way, spread in clock.interleaved(gpu_graphs.training(name, plan.ways, plan.device), plan.rounds).items():
-            yield {"network": name, "what": "training step", "way": way, "ms": str(spread)}
+        calls, facts = gpu_graphs.training(name, plan.ways, plan.device)
+        for way, spread in clock.interleaved(calls, plan.rounds).items():
+            yield {"network": name, "what": "training step", "way": way, "ms": str(spread)} | facts.get(way, {})
 
 
 def formats(plan: Plan, clock: Clock, name: str, batch: int) -> Iterator[dict[str, str]]:
@@ -317,7 +321,7 @@ def described(device: torch.device) -> str:
     return f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}"
 
 
-def run(plan: Plan, only: list[str], folder: Path, compiled: bool) -> bool:
+def run(plan: Plan, only: list[str], folder: Path, how: Compile) -> bool:
     """Whether everything that was checked is within the tolerances."""
     clock, head, right = Clock(plan.device), described(plan.device), True
     folder.mkdir(parents=True, exist_ok=True)
@@ -332,12 +336,12 @@ def run(plan: Plan, only: list[str], folder: Path, compiled: bool) -> bool:
         "cores": cores(plan, clock, limits),
         "glue": glued(plan, clock),
         "graphs": graphs(plan),
-        "models": models(plan, clock, limits, compiled, folder),
+        "models": models(plan, clock, limits, how, folder),
         "crossover": crossover(plan, clock),
     }
     for name, made in parts.items():
         if name in only:
-            right &= written(folder, f"{name}_compiled" if compiled and name == "models" else name, made, head)
+            right &= written(folder, name + SUFFIX[how] * (name == "models"), made, head)
     return right
 
 
@@ -358,7 +362,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="ceilings are always measured")
     parser.add_argument("--rounds", type=int, default=20, help="times that every form takes its turn, at least 2")
     parser.add_argument(
-        "--compile", action="store_true", help="compile the models (a minute or so each), into files of their own"
+        "--compile",
+        nargs="?",
+        const="true",
+        choices=COMPILED,
+        help="compile the models (a minute or so each, max-autotune many), into files of their own",
     )
     parser.add_argument("--out", type=Path, help="folder of the results (results/bench/<this machine>)")
     asked = parser.parse_args()
@@ -375,7 +383,7 @@ def main() -> None:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # memory, events and random numbers are those of the current one
     plan = Plan.tiny(device) if asked.tiny else Plan.whole(device, asked.rounds)
-    right = run(plan, asked.only, asked.out or machine_folder(asked.device), asked.compile)
+    right = run(plan, asked.only, asked.out or machine_folder(asked.device), COMPILED.get(asked.compile, False))
     sys.exit(0 if right else 1)
 
 

@@ -17,6 +17,8 @@ from study.process.base import Network
 from study.train import Trainer
 
 LIMIT = 1e-3  # of a sample: the same kernels, unless a library picks others for another stream; a stale input makes 1
+MOVED = 1e-2  # of how far weights moved: AdamW's first steps make much of little
+CHECKED = 5  # steps: two launched, of which the second is also captured, and three replayed
 Calls = dict[str, Callable[[], object]]
 
 
@@ -44,12 +46,38 @@ def sampling(name: str, batch: int, steps: int, device: torch.device) -> tuple[C
     }
     expected = drawn(network, x, y, steps)
     error = max(((drawn(replayed, x, y, steps) - expected).norm() / expected.norm()).item() for _ in range(2))
-    return calls, {"error": f"{error:.1e}", "verdict": "within" if error <= LIMIT else f"above {LIMIT:.0e}"}
+    return calls, judged(error, LIMIT)
 
 
-def training(name: str, ways: tuple[str, ...], device: torch.device) -> Calls:
-    """Whole steps as a run takes them: draws, loss, gradients, optimiser, averages; `ways` to compile."""
-    return {
-        f"machine.compile={how}": Trainer(resolve([f"backbone={name}", f"machine.compile={how}"]), device).step
-        for how in ways
-    }
+def judged(error: float, limit: float) -> dict[str, str]:
+    return {"error": f"{error:.1e}", "verdict": "within" if error <= limit else f"above {limit:.0e}"}
+
+
+def training(name: str, ways: tuple[str, ...], device: torch.device) -> tuple[Calls, dict[str, dict[str, str]]]:
+    """Whole steps as a run takes them: draws, loss, gradients, optimiser, averages; `ways` to compile.
+
+    And of whole steps replayed, whether weights move as they do launched.
+    """
+    trainers = {how: Trainer(resolve([f"backbone={name}", f"machine.compile={how}"]), device) for how in ways}
+    calls: Calls = {labelled(how): trainer.step for how, trainer in trainers.items()}
+    if "graph" not in ways:
+        return calls, {}
+    return calls, {labelled("graph"): judged(gap(trainers["false"], trainers["graph"]), MOVED)}
+
+
+def labelled(how: str) -> str:
+    return f"machine.compile={how}"
+
+
+def gap(launched: Trainer, replayed: Trainer) -> float:
+    """Between the weights after a few steps, as a share of the way that they went."""
+    begun = weights(launched)
+    for trainer in (launched, replayed):
+        for _ in range(CHECKED):
+            trainer.step()
+    there = weights(launched)
+    return ((weights(replayed) - there).norm() / (there - begun).norm()).item()
+
+
+def weights(trainer: Trainer) -> Tensor:
+    return torch.cat([parameter.detach().double().flatten() for parameter in trainer.parameters])

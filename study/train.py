@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from study.step_numbers import StepNumbers, renew
 if TYPE_CHECKING:
     from study.sharding import Shards
 
+F = TypeVar("F", bound=Callable[..., Any])
 ALONE = Ranks()
 VALIDATION_SEED = 0  # the same noise for every run, whatever its seed
 
@@ -370,7 +371,7 @@ def new_network(config: RunConfig) -> Denoiser:
     return backbones()[backbone_name(config.backbone)].denoiser(config.backbone)
 
 
-def compiled(network: nn.Module, how: bool | str) -> nn.Module:
+def compiled(network: F, how: bool | str) -> F:
     """By a mode of `torch.compile`; `graph` is none, the network stays as it is."""
     if not how or how == "graph":
         return network

@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from models.denoiser import DenoiserConfig, named_config, require, require_choice
 from models.macs import Macs, attention, linear
@@ -18,6 +18,7 @@ from study.strict import from_tree, to_tree
 
 VERSION = 1  # raise when the same cell would give other numbers
 MODES = ("forward", "train", "sample")
+Compile = Literal[False, True, "max-autotune"]
 DTYPES = ("fp32", "bf16", "fp16")
 HEAD = 64  # width of one attention head
 FORMS = ("s4d", "s4d-textbook", "attention")
@@ -171,7 +172,7 @@ class Cell:
     mode: str = "forward"
     batch: int = 1
     dtype: str = "fp32"
-    compile: bool = False
+    compile: Compile = False
     device: str = "cpu"
     threads: int = 1
     steps: int = 20  # of a sample

@@ -21,6 +21,7 @@ from study.captured import captured
 from study.cost.tracer import network
 from study.diffusion import GaussianConfig, SamplerConfig, guided, make_process
 from study.optimizer import AUTOCAST, check_precision
+from study.train import compiled
 
 RATE = 1e-4  # of the timed optimiser: DiT's
 NUDGE = 0.02  # standard deviation added to every weight: fresh networks predict zeros, which agree with anything
@@ -85,7 +86,7 @@ def _network_work(cell: Cell, subject: Network, device: torch.device) -> tuple[W
     if subject.peer:
         model = load_peer(subject.peer, ours).to(device)
         facts["agreement"] = agreement(subject.name, ours, model, inputs(subject.config, 2, device))
-    forward = torch.compile(model) if cell.compile else model
+    forward = compiled(model, cell.compile)
     x, t, y = inputs(subject.config, cell.batch, device)
     if cell.mode == "train":
         return _training(cell, subject.config, model, forward, (x, t, y)), facts
@@ -153,7 +154,7 @@ def _layer_work(cell: Cell, layer: Layer, device: torch.device) -> Work:
     if isinstance(module, S4D) and layer.form == "s4d-textbook":
         s4d = module
         form = lambda u: textbook(u, s4d.modes(), s4d.D)  # noqa: E731
-    form = torch.compile(form) if cell.compile else form
+    form = compiled(form, cell.compile)
     if cell.mode == "forward":
         return {"call": torch.no_grad()(lambda: _within(cell, device, form, u))}
     u.requires_grad_()

@@ -192,6 +192,14 @@ def test_divergence_is_noted_with_its_step(monkeypatch: pytest.MonkeyPatch) -> N
         trainer.step()
 
 
+def test_the_script_for_a_gpu_compares_weights() -> None:
+    from benchmarks.gpu_graphs import training
+
+    calls, facts = training("dit-tiny", ("false", "graph"), CPU)
+    assert list(calls) == ["machine.compile=false", "machine.compile=graph"]
+    assert facts["machine.compile=graph"]["verdict"] == "within"
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

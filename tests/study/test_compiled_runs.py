@@ -14,7 +14,7 @@ from study.compose import resolve
 from study.distributed import Ranks
 from study.run import main
 from study.strict import ConfigError
-from study.train import Trainer
+from study.train import Trainer, compiled
 from tests.study.ranked import finish, start
 from tests.study.short_run import SMALL, equal_to, fail_at, finished
 
@@ -30,7 +30,7 @@ def test_a_compiled_run_resumes_exactly(tmp_path: Path, monkeypatch: pytest.Monk
     equal_to(finished([*COMPILED, f"results={tmp_path / 'whole'}"]), words)
 
 
-@pytest.mark.parametrize(("word", "mode"), [("true", None), ("reduce-overhead", "reduce-overhead")])
+@pytest.mark.parametrize(("word", "mode"), [("true", None), ("reduce-overhead",) * 2, ("max-autotune",) * 2])
 def test_the_compiler_is_told_how(word: str, mode: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
     monkeypatch.setattr(torch, "compile", lambda network, **how: told.append(how) or network)
@@ -48,6 +48,12 @@ def test_the_compiler_is_told_how(word: str, mode: str | None, monkeypatch: pyte
 def test_refuses_what_cannot_be_replayed(word: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         resolve(["backbone=dit-tiny", "machine.compile=reduce-overhead", word])
+
+
+def test_whole_steps_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch, "compile")
+    network = torch.nn.Linear(1, 1)
+    assert compiled(network, "graph") is compiled(network, False) is network
 
 
 def compiled_steps(ranks: Ranks) -> None:

@@ -119,6 +119,18 @@ def test_a_training_step_that_does_not_fit_is_not_profiled(tmp_path: Path, monke
     assert not list(tmp_path.iterdir())
 
 
+def test_models_are_compiled_as_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import gpu
+
+    told = []
+    monkeypatch.setattr(torch, "compile", lambda network, mode: told.append(mode) or network)
+    plan = gpu.Plan.tiny(torch.device("cpu"))
+    cells = {"dit-tiny": gpu.Cell(plan.networks[1], "train", 2, compile=gpu.COMPILED["max-autotune"])}
+    assert len(list(gpu.model_lines(plan, gpu.Clock(plan.device), gpu.Ceilings(1, 1), cells, tmp_path))) == 1
+    assert told == ["max-autotune"]
+    assert [file.name for file in tmp_path.iterdir()] == ["gpu_profile_dit-tiny_max_autotune.txt"]
+
+
 def test_lines_are_kept_when_a_later_one_fails(tmp_path: Path) -> None:
     from benchmarks.gpu import written
 
