@@ -33,6 +33,7 @@ TAIL = 8192  # bytes of a log that are looked at
 LAST_LINES = 4  # of a failed run's log
 PROGRESS = re.compile(r"step \d+/\d+ .*")
 WATCH = 2.0  # seconds
+SKEW = 2.0  # seconds that clocks may differ by without a word
 ASK = 15.0  # seconds between questions to a cluster
 
 
@@ -45,6 +46,7 @@ class RunView:
     state: State
     claim: Claim | None
     place: Place | None = None  # in a cluster's queue
+    damage: str = ""  # why its state cannot be read
 
     @property
     def job(self) -> Job | None:
@@ -53,6 +55,8 @@ class RunView:
     @property
     def standing(self) -> str:
         """One or two words."""
+        if self.damage:
+            return "damaged"
         if self.state.status is Status.DONE:
             return "done"
         if self.is_held:
@@ -81,6 +85,8 @@ class RunView:
     @property
     def detail(self) -> str:
         """What there is to add, in one line."""
+        if self.damage:
+            return self.damage
         told = [self._progress() if self.standing == "running" else "", self._queue(), self._end()]
         return "; ".join(line for line in told if line)
 
@@ -115,12 +121,17 @@ class RunView:
             failure, message = end_of(self.place)
             return f"{failure}: {message}{attempt}; the sweep continues it"
         if self.state.status is Status.RUNNING:
-            silent = time.time() - self.state.heartbeat
-            return f"{self.state.host}:{self.state.pid} last wrote {silent:.0f} s ago; the sweep continues it"
+            return f"{self.state.host}:{self.state.pid} last wrote {self._silence()}; the sweep continues it"
         if self.job is not None and not self.job.is_open and self.place is not None:
             failure, message = end_of(self.place)
             return f"{failure}: {message}"
         return ""
+
+    def _silence(self) -> str:
+        silent = time.time() - self.state.heartbeat
+        if silent < -SKEW:
+            return f"{-silent:.0f} s from now: its clock or this one is wrong"
+        return f"{max(silent, 0):.0f} s ago"
 
 
 @dataclass(frozen=True)
@@ -162,8 +173,15 @@ def view(results: Path, run: str, label: str = "", waiting: Queue | None = None)
 
 
 def sweep_views(folder: Path, waiting: Queue) -> list[RunView]:
-    """Every run of a sweep, in its order."""
-    return [view(folder.parent, run, label, waiting) for run, label in read_runs(folder).items()]
+    """Every run of a sweep, in its order; one that is damaged hides no other."""
+    return [_view_or_damage(folder.parent, run, label, waiting) for run, label in read_runs(folder).items()]
+
+
+def _view_or_damage(results: Path, run: str, label: str, waiting: Queue) -> RunView:
+    try:
+        return view(results, run, label, waiting)
+    except ConfigError as error:
+        return RunView(RunDirectory(results, run), label, State(), None, damage=" ".join(str(error).split()))
 
 
 def progress(directory: RunDirectory) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,9 +16,15 @@ from study.atomic import write_json, write_text
 from study.lease import newest, take
 from study.marked_yaml import yaml_value
 from study.results import read_rows
-from study.run_directory import RunDirectory, Status
+from study.run_directory import RunDirectory, Status, read_curve
 from study.strict import ConfigError
+from study.strict_json import parse_json
+from study.unscored import read_unscored
 
+if TYPE_CHECKING:  # pruning must not wait for torch
+    from study.config import RunConfig
+
+ALWAYS = ("val_loss", "params", "gmacs", "train_seconds")  # what every run that is done has a row of
 LEFTOVER_AGE = 3600.0  # seconds after which a temporary file has no writer any more
 
 
@@ -81,10 +87,10 @@ def _faults(folder: Path) -> Iterator[str]:
     except (ValueError, OSError) as error:
         yield str(error)
         return
+    if state.status is Status.DONE:
+        yield from _lost(directory, config, {row.metric for row in rows})
     if run_id(config) != folder.name:
         yield f"its config now means run {run_id(config)}: a default, a key or a version has changed since"
-    if state.status is Status.DONE and not rows:
-        yield "is done and has no rows"
     strangers = sorted({row.run for row in rows} - {folder.name})
     if strangers:
         yield f"has rows of {', '.join(strangers)}"
@@ -93,6 +99,51 @@ def _faults(folder: Path) -> Iterator[str]:
         yield f"has {metric} under {protocol} twice"
     for leftover in _leftovers(folder):
         yield f"a killed writer left {leftover.relative_to(folder)}"
+
+
+def _lost(directory: RunDirectory, config: RunConfig, metrics: set[str]) -> Iterator[str]:
+    """What a finished run left behind and has no more."""
+    if not metrics:
+        yield "is done and has no rows"
+    elif absent := sorted(set(ALWAYS) - metrics):
+        yield f"is done and has no row of {', '.join(absent)}"
+    elif empty := _unexplained(directory, config, metrics):
+        yield f"has neither a row of {', '.join(empty)} nor a reason: a sweep that asks for it scores it again"
+    for check in (_curve_fault, _provenance_fault):
+        try:
+            fault = check(directory, config)
+        except OSError as error:
+            fault = f"{error.filename} cannot be read: {error.strerror}"
+        except ValueError as error:
+            fault = str(error)
+        if fault:
+            yield fault
+
+
+def _unexplained(directory: RunDirectory, config: RunConfig, metrics: set[str]) -> list[str]:
+    """Scores asked for that there is nothing of."""
+    if not config.score.metrics:
+        return []
+    from study.score.foresight import full_name
+
+    asked = [full_name(metric, config.data, config.sample.count) for metric in config.score.metrics]
+    return [name for name in asked if name not in metrics | read_unscored(directory.unscored).keys()]
+
+
+def _curve_fault(directory: RunDirectory, config: RunConfig) -> str:
+    """The last point is the validation that the rows were made of."""
+    points = read_curve(directory.curve)
+    reached = points[-1]["images"] if points else 0
+    return f"its curve ends at {reached} of {config.train.images} images" if reached < config.train.images else ""
+
+
+def _provenance_fault(directory: RunDirectory, config: RunConfig) -> str:
+    try:
+        attempts = parse_json(directory.provenance.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{directory.provenance} is damaged: {error}") from error
+    whole = isinstance(attempts, list) and attempts and all(isinstance(facts, dict) for facts in attempts)
+    return "" if whole else f"{directory.provenance} is damaged: it must be a list with a mapping for every attempt"
 
 
 def _expendable(folder: Path, checkpoints: bool) -> Iterator[Path]:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import time
 from pathlib import Path
 
+from study.atomic import write_text
 from study.config import RunConfig
 from study.interruption import StopRequest
 from study.results import Row, write_rows
 from study.run_directory import Failure, RunDirectory, State, Status
 
 STEPS = 8
+METRICS = (
+    ("val_loss", 1.0, "val"),
+    ("fd", 7.0, "fd"),
+    ("gmacs", 2.0, "cost-1"),
+    ("params", 3.0, "cost-1"),
+    ("train_seconds", 5.0, "speed-1"),
+)
+"""What every run leaves: name, size, protocol."""
 
 
 def quick(config: RunConfig) -> State:
@@ -41,6 +51,8 @@ def work(config: RunConfig, pause: float) -> State:
                 message = f"stopped by {signal.Signals(stop.number).name}"
                 failure = Failure.STOPPED if stop.number == signal.SIGINT else Failure.PREEMPTED
                 return directory.write_state(state, status=Status.PENDING, failure=failure, message=message)
+        directory.add_provenance(state.attempts, {"device": "cpu"})
+        write_text(directory.curve, json.dumps({"images": config.train.images, "val_loss": 0.5}) + "\n")
         write_rows(directory.rows, rows(directory.identity, config))
         return directory.write_state(state, status=Status.DONE)
 
@@ -50,7 +62,7 @@ def rows(run: str, config: RunConfig) -> list[Row]:
     value = config.train.lr * 1000 + config.seed / 1000
     return [
         Row(run=run, metric=metric, value=value * scale, units="", n=1, protocol=protocol)
-        for metric, scale, protocol in (("val_loss", 1.0, "val"), ("fd", 7.0, "fd"), ("gmacs", 2.0, "cost-1"))
+        for metric, scale, protocol in METRICS
     ]
 
 

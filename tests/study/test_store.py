@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import study.store
+from study.command_line import STOPPED
 from study.results import Row, append_rows, read_rows, write_rows
 from study.results_command import main as results_main
-from study.run_directory import RunDirectory, Status
+from study.run_directory import RunDirectory, State, Status
 from study.status import main as status_main
+from study.status import view
 from study.store import load, runs, wide
 from study.sweep import main
 from study.unscored import write_unscored
 from study.upkeep import migrate, verify
 from tests.study import fake_runs
-from tests.study.sweeping import sweep_file
+from tests.study.sweeping import SWEEP, sweep_file
+
+SCORED = "train.images: 64, sample.count: 100, score.metrics: [fd]"
 
 
 @pytest.fixture
@@ -32,7 +39,7 @@ def any_run(results: Path) -> RunDirectory:
 
 def test_one_line_per_run_and_metric_with_the_keys_that_differ(results: Path) -> None:
     frame = load(results / "lrs")
-    assert len(frame) == 12 * 3
+    assert len(frame) == 12 * len(fake_runs.METRICS)
     assert set(frame["seed"]) == set(range(6))
     assert set(frame["train.lr"]) == {0.001, 0.002}
     assert "train.batch" not in frame
@@ -96,6 +103,72 @@ def test_verify_finds_what_is_wrong(results: Path, capsys: pytest.CaptureFixture
     assert results_main(["--results", str(results), "verify"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("file", "damage", "told"),
+    [
+        ("provenance.json", lambda text: text[:10], "provenance.json is damaged: "),
+        ("provenance.json", lambda text: "[]", "provenance.json is damaged: it must be a list"),
+        ("curve.jsonl", lambda text: text[:10], "curve.jsonl:1: "),
+        ("curve.jsonl", lambda text: "", "its curve ends at 0 of 64 images"),
+        ("curve.jsonl", None, "curve.jsonl cannot be read: No such file or directory"),
+        (
+            "rows.jsonl",
+            lambda text: text[: text.index("\n") + 1],
+            "is done and has no row of gmacs, params, train_seconds",
+        ),
+    ],
+)
+def test_verify_finds_what_a_finished_run_lost(
+    results: Path, file: str, damage: Callable[[str], str] | None, told: str
+) -> None:
+    path = any_run(results).path / file
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_text(damage(path.read_text(encoding="utf-8")), encoding="utf-8")
+    (fault,) = verify(results)
+    assert fault.run == path.parent.name
+    assert told in fault.what
+
+
+def test_verify_finds_scores_without_a_row_or_a_reason(tmp_path: Path) -> None:
+    """Fake runs draw no samples, so that there is nothing to score."""
+    text = SWEEP.replace("sample: none", "sample: grid").replace("train.images: 64", SCORED)
+    file = sweep_file(tmp_path, text.replace("[0.001, 0.002]", "[0.001]").replace("[0, 1, 2, 3, 4, 5]", "[0]"))
+    assert main([str(file), f"results={tmp_path / 'r'}", "launcher=inline"], fake_runs.quick) == STOPPED
+    (fault,) = verify(tmp_path / "r")
+    assert "has neither a row of fd_digits8@100 nor a reason" in fault.what
+    write_unscored(any_run(tmp_path / "r").unscored, {"fd_digits8@100": "no weights"})
+    assert verify(tmp_path / "r") == []
+
+
+def test_one_damaged_state_hides_no_other_run(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = any_run(results)
+    run.state.write_text(run.state.read_text(encoding="utf-8")[:37], encoding="utf-8")
+    assert status_main(["lrs", "--results", str(results)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "12 runs: 11 done, 1 damaged" in told[0]
+    (line,) = (line for line in told if run.identity in line)
+    assert f"damaged         {run.state} is not a run state: " in line
+    assert status_main(["--results", str(results)]) == 0
+    assert "12 runs: 11 done, 1 damaged" in capsys.readouterr().out
+    assert status_main(["lrs", "--json", "--results", str(results)]) == 0
+    assert json.loads(capsys.readouterr().out)["standings"] == {"damaged": 1, "done": 11}
+
+
+@pytest.mark.parametrize(
+    ("ahead", "told"), [(86400, "86400 s from now: its clock or this one is wrong"), (1, "last wrote 0 s ago")]
+)
+def test_a_clock_that_is_ahead_is_told(
+    ahead: float, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(tmp_path, "a" * 16)
+    run.path.mkdir(parents=True)
+    written = run.write_state(State(), status=Status.RUNNING).heartbeat
+    monkeypatch.setattr(time, "time", lambda: written - ahead)
+    assert told in view(tmp_path, run.identity).detail
+
+
 def test_migrate_carries_runs_over_a_renamed_and_a_new_key(results: Path) -> None:
     """A store written before `train.clip` existed, when `train.lr` was called `train.rate`."""
     ids = {path.name for path in (results / "runs").iterdir()}
@@ -137,7 +210,7 @@ def test_status_and_export_from_files_alone(results: Path, tmp_path: Path, capsy
     assert "did you mean lrs?" in capsys.readouterr().err
     file = tmp_path / "rows.csv"
     assert results_main(["--results", str(results), "export", "lrs", str(file)]) == 0
-    assert len(pd.read_csv(file)) == 36
+    assert len(pd.read_csv(file)) == 12 * len(fake_runs.METRICS)
 
 
 def test_status_says_why_scores_are_empty(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
