@@ -66,6 +66,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def user_cache() -> Path:
+    """Where this user keeps what can be made again."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "diffusion-backbone-study"
+
+
 def canonical_json(value: Any) -> str:
     """One spelling per value: sorted keys, no spaces, shortest floats."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

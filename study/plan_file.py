@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from study.strict import ConfigError
-from study.strict_json import parse_json
+from study.strict_json import read_json
 from study.sweep_file import REPLICATES
 
 NAME = "plan.json"
+REMEDY = "the same sweep writes it anew"
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
@@ -29,13 +30,7 @@ def read_runs(folder: Path) -> dict[str, str]:
 
 def _read(folder: Path) -> dict[str, Any]:
     """What lies there, with runs in it that can have a folder."""
-    file = folder / NAME
-    try:
-        plan = parse_json(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{folder} is no sweep's folder: {file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise _damaged(folder, str(error)) from error
+    plan = read_json(folder / NAME, f"{folder} is no sweep's folder", REMEDY)
     if not isinstance(plan, dict) or not isinstance(plan.get("points"), list):
         raise _damaged(folder, "it has no list of points")
     number = next((number for number, point in enumerate(plan["points"], start=1) if not _has_run(point)), None)
@@ -45,7 +40,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _damaged(folder: Path, why: str) -> ConfigError:
-    return ConfigError(f"{folder / NAME} is damaged: {why}; the same sweep writes it anew")
+    return ConfigError(f"{folder / NAME} is damaged: {why}; {REMEDY}")
 
 
 def _has_run(point: Any) -> bool:

@@ -31,6 +31,7 @@ from study.draws import generator
 from study.npz import read_npz_file
 from study.process.base import Network
 from study.process.guidance import check_guidance
+from study.strict_json import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -297,7 +298,7 @@ def drop_others(folder: Path, meaning: dict[str, Any]) -> None:
 def _read_meaning(file: Path) -> dict[str, Any]:
     """Empty for a damaged one, which then fits no samples."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = parse_json(file.read_text(encoding="utf-8"))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -85,6 +85,23 @@ def nearest(name: str, known: list[str], elsewhere: list[str] | None = None) -> 
     near = [key for key in candidates if key.rsplit(".", 1)[-1] == leaf][:1]
     near = near or difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     return f": did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name}={value!r} is not valid: must be {least} or more")
+
+
+def gathered(tree: Mapping[str, Any], sections: Collection[str], plain: str = "") -> dict[str, Any]:
+    """`slurm.account=a`, from a command line, as an entry of the mapping `slurm`; text there is its entry `plain`."""
+    rest = dict(tree)
+    for key in [str(key) for key in rest]:
+        section, _, leaf = key.partition(".")
+        here = rest.get(section, {})
+        here = {plain: here} if plain and isinstance(here, str) else here
+        if leaf and section in sections and isinstance(here, Mapping):
+            rest[section] = {**here, leaf: rest.pop(key)}
+    return rest
 
 
 def dotted(where: str, key: object) -> str:

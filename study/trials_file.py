@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from study.strict import ConfigError
-from study.strict_json import parse_json
+from study.strict_json import read_json
 
 NAME = "trials.json"
+REMEDY = "the search writes it anew"
 USUAL: dict[str, Any] = {"state": "", "failure": "", "values": {}, "runs": [], "objectives": {}, "feasible": True}
 KINDS = {"state": str, "failure": str | None, "values": dict, "runs": list, "objectives": dict, "feasible": bool}
 
@@ -16,17 +17,12 @@ KINDS = {"state": str, "failure": str | None, "values": dict, "runs": list, "obj
 def read_trials(folder: Path) -> list[dict[str, Any]]:
     """One mapping per trial; what a former version did not write has its usual value."""
     file = folder / NAME
-    try:
-        trials = parse_json(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{folder} holds no search: {file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{file} is damaged: {error}; the search writes it anew") from error
+    trials = read_json(file, f"{folder} holds no search", REMEDY)
     if not isinstance(trials, list) or not all(isinstance(trial, dict) for trial in trials):
-        raise ConfigError(f"{file} is damaged: not a list of trials; the search writes it anew")
+        raise ConfigError(f"{file} is damaged: not a list of trials; {REMEDY}")
     whole: list[dict[str, Any]] = [{**USUAL, **trial} for trial in trials]
     for number, trial in enumerate(whole, start=1):
         wrong = next((name for name, kind in KINDS.items() if not isinstance(trial[name], kind)), None)
         if wrong is not None:
-            raise ConfigError(f"{file} is damaged: {wrong} of trial {number}; the search writes it anew")
+            raise ConfigError(f"{file} is damaged: {wrong} of trial {number}; {REMEDY}")
     return whole

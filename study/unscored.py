@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from study.atomic import write_json
+from study.strict_json import parse_json
 
 
 def read_unscored(path: Path) -> dict[str, str]:
     """{metric: why it is empty}; nothing if every metric asked for has a row."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return {str(metric): str(reason) for metric, reason in found.items()} if isinstance(found, dict) else {}

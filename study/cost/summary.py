@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from models.denoiser import DenoiserConfig, backbones, named_config, require
+from models.denoiser import DenoiserConfig, named_config, require
 from models.macs import Macs
 from study.cost.tracer import on_meta
 
@@ -91,8 +91,3 @@ def with_fields(config: DenoiserConfig, fields: Mapping[str, object]) -> Denoise
     for key in fields:
         require(key in known, "field", key, f"one of {', '.join(known)}")
     return replace(config, **fields)  # type: ignore[arg-type]
-
-
-def family(config: DenoiserConfig) -> str:
-    """The registered name of a config's backbone."""
-    return next(name for name, backbone in backbones().items() if backbone.config is type(config))

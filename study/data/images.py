@@ -23,6 +23,11 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def flipped(images: Tensor, mirrored: Tensor | None) -> Tensor:
+    """(n, C, H, W), those `mirrored` (n,) flipped left to right."""
+    return images if mirrored is None else torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """A `Source` small enough to live on the device.
@@ -79,7 +84,7 @@ class ImageSet:
     def batch(self, index: Tensor, mirrored: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """float32 (n, C, H, W) in [-1, 1], of the images `index` (n,), those `mirrored` (n,) flipped left to right."""
         x0 = self.to_float(self.images[index.to(self.device)])
-        return x0 if mirrored is None else torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+        return flipped(x0, mirrored)
 
     def expect(self, coming: Iterable[Tensor]) -> None:
         """All of it is at hand already."""

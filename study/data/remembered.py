@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from study.atomic import write_file
+from study.atomic import user_cache, write_file
 from study.data.listing import Listing, Place, in_order
 from study.npz import read_npz_file
 
@@ -32,8 +32,7 @@ SETTLED = 2.0  # seconds: what changed as recently may change again without its 
 
 
 def folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "diffusion-backbone-study" / "listings"
+    return user_cache() / "listings"
 
 
 def remembered(name: str, path: Path, place: Place) -> Listing:

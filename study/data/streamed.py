@@ -16,7 +16,7 @@ from torch import Tensor
 from study.data.ahead import Ahead, thread_count
 from study.data.dataset import DataConfig, Dataset, Found, Split, register_on_disk
 from study.data.decode import Crop, Rule, decode
-from study.data.images import ImageSet, to_float
+from study.data.images import ImageSet, flipped, to_float
 from study.data.listing import Listing, Place
 from study.data.remembered import remembered
 from study.data.splits import Numbers, dealt
@@ -55,7 +55,7 @@ class StreamedSet:
     def batch(self, index: Tensor, mirrored: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """float32 (n, 3, H, W) in [-1, 1], of the images `index` (n,), those `mirrored` (n,) flipped left to right."""
         x0 = to_float(self.pixels(index).to(self.device, non_blocking=True))
-        return x0 if mirrored is None else torch.where(mirrored[:, None, None, None], x0.flip(-1), x0)
+        return flipped(x0, mirrored)
 
     def pixels(self, index: Tensor) -> Tensor:
         """uint8 (n, 3, H, W) on the CPU."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from study.strict import ConfigError, from_tree, nearest, to_tree
+from study.strict import ConfigError, at_least, from_tree, gathered, nearest, to_tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class InlineConfig:
     tries: int = 3  # of one run, per call, when a try ends through no fault of its own
 
     def __post_init__(self) -> None:
-        _at_least("tries", self.tries, 1)
+        at_least("tries", self.tries, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,9 @@ class LocalConfig:
     tries: int = 3
 
     def __post_init__(self) -> None:
-        _at_least("workers", self.workers, 0)
-        _at_least("threads", self.threads, 1)
-        _at_least("tries", self.tries, 1)
+        at_least("workers", self.workers, 0)
+        at_least("threads", self.threads, 1)
+        at_least("tries", self.tries, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,9 @@ class SlurmConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("cpus", 1), ("nodes", 1), ("tries", 1), ("time", 2)):
-            _at_least(name, getattr(self, name), least)
+            at_least(name, getattr(self, name), least)
         for name in ("gpus_per_node", "tasks_per_node", "pack", "parallel"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         if self.mem and not re.fullmatch(r"[1-9]\d*[KMGT]?", self.mem):
             raise ValueError(f"mem={self.mem!r} is not valid: must be a number with K, M, G or T behind it")
         if self.gpus_per_node and self.tasks_per_node > self.gpus_per_node:
@@ -139,7 +139,7 @@ def launcher_from(given: Any) -> LauncherConfig:
     tree = {"name": given} if isinstance(given, str) else given
     if not isinstance(tree, Mapping):
         raise ConfigError(f"launcher={given!r} is not valid: must be a name or a mapping")
-    rest = _nested(tree)
+    rest = gathered(tree, ["slurm"])
     name = rest.pop("name", "local")
     if not isinstance(name, str) or name not in LAUNCHERS:
         raise ConfigError(f"launcher={name!r} is not valid{nearest(str(name), list(LAUNCHERS))}")
@@ -150,18 +150,3 @@ def launcher_tree(config: LauncherConfig) -> dict[str, Any]:
     """The tree `launcher_from` reads back to an equal config."""
     name = next(name for name, kind in LAUNCHERS.items() if kind is type(config))
     return {"name": name, **to_tree(config)}
-
-
-def _nested(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """`launcher.slurm.account=a` on the command line is an entry of the mapping `slurm`."""
-    rest = dict(tree)
-    for key in [key for key in rest if str(key).startswith("slurm.")]:
-        given = rest.get("slurm", {})
-        if isinstance(given, Mapping):
-            rest["slurm"] = {**given, key.removeprefix("slurm."): rest.pop(key)}
-    return rest
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name}={value!r} is not valid: must be {least} or more")

@@ -6,7 +6,6 @@ which an array can be found whose submitter died in between. It moves to `over/`
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from study.atomic import write_json
 from study.launch.slurm_cluster import Job, ended, queue
 from study.strict import ConfigError, from_tree
+from study.strict_json import parse_json
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ def read_record(path: Path) -> Submission:
 
 def _read(path: Path) -> Submission:
     try:
-        return from_tree(Submission, {**ADDED, **json.loads(path.read_text(encoding="utf-8"))}, "record")
+        return from_tree(Submission, {**ADDED, **parse_json(path.read_text(encoding="utf-8"))}, "record")
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is not a record of a submission: {error}") from error
 
 

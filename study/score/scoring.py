@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from models.denoiser import require
-from study.atomic import canonical_json, write_file
+from study.atomic import canonical_json, user_cache, write_file
 from study.results import Row
 from study.score.agreement import agreement_hits
 from study.score.extractors import manifest
@@ -284,8 +283,7 @@ def cached(path: Path, compute: Callable[[], dict[str, Features]]) -> dict[str, 
 
 
 def cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "diffusion-backbone-study" / "references"
+    return user_cache() / "references"
 
 
 def rows(scores: Iterable[Score], run: str, provenance: Mapping[str, str]) -> list[Row]:

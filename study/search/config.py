@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from study.results import is_higher_better
-from study.strict import ConfigError, convert, from_tree, nearest, to_tree
+from study.strict import ConfigError, at_least, convert, from_tree, gathered, nearest, to_tree
 
 Direction = Literal["minimize", "maximize"]
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "grid", "random")
@@ -33,9 +33,9 @@ class SearchConfig:
     prior: bool = False  # begin with what the store holds of the space, outside the budget
 
     def __post_init__(self) -> None:
-        _at_least("trials", self.trials, 1)
-        _at_least("timeout", self.timeout, 0)
-        _at_least("seed", self.seed, 0)
+        at_least("trials", self.trials, 1)
+        at_least("timeout", self.timeout, 0)
+        at_least("seed", self.seed, 0)
         for name, value, most in (("trials", self.trials, MOST_TRIALS), ("seed", self.seed, MOST_SEED)):
             if value > most:
                 raise ValueError(f"{name}={value!r} is not valid: must be at most {most}")
@@ -76,24 +76,13 @@ class SearchConfig:
 def search_from(given: Any) -> SearchConfig:
     if not isinstance(given, Mapping):
         raise ConfigError(f"search={given!r} is not valid: must be a mapping, such as search: {{trials: 20}}")
-    return from_tree(SearchConfig, {**to_tree(SearchConfig()), **_nested(given)}, "search")
+    tree = gathered(gathered(given, ["sampler", "pruner"], "name"), ["constraints", "objectives"])
+    return from_tree(SearchConfig, {**to_tree(SearchConfig()), **tree}, "search")
 
 
 def search_tree(config: SearchConfig) -> dict[str, Any]:
     """The tree `search_from` reads back to an equal config."""
     return dict(to_tree(config))
-
-
-def _nested(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`search.sampler.name=tpe` on the command line is an entry of the mapping `sampler`."""
-    rest = dict(given)
-    for key in [key for key in rest if "." in str(key)]:
-        section, _, leaf = key.partition(".")
-        here = rest.get(section, {})
-        here = {"name": here} if isinstance(here, str) and section in ("sampler", "pruner") else here
-        if isinstance(here, Mapping):
-            rest[section] = {**here, leaf: rest.pop(key)}
-    return rest
 
 
 def _chosen(what: str, given: Any, known: Sequence[str]) -> tuple[str, dict[str, Any]]:
@@ -134,8 +123,3 @@ def _check_direction(metric: str, direction: Any, found: Mapping[str, Direction]
 def _usual(metric: str) -> Direction:
     """The direction in which a metric is better."""
     return "maximize" if is_higher_better(metric) else "minimize"
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name}={value!r} is not valid: must be {least} or more")
