@@ -1,4 +1,7 @@
-"""Imports only go down: models know nothing of the harness, the harness nothing of the analysis, but for one door."""
+"""Imports only go down: models know nothing of the harness, the harness nothing of the analysis, but for one door.
+
+And every file is one that can be read in one sitting.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ABOVE = {"models": {"study", "analysis"}, "study": {"analysis"}, "analysis": set()}
 DOOR = Path("study/report.py")
+LONGEST = 400  # lines
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -31,3 +35,13 @@ def test_nothing_is_imported_from_a_floor_above(floor: str) -> None:
         if module.split(".")[0] in {*ABOVE[floor], "tests", "benchmarks"}
     ]
     assert upwards == ([(DOOR, "analysis.report")] if floor == "study" else [])
+
+
+def test_no_file_is_longer_than_can_be_read_at_once() -> None:
+    rooms = [*ABOVE, "tests", "benchmarks"]
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for room in rooms
+        for path in (ROOT / room).rglob("*.py")
+    }
+    assert {path: length for path, length in lengths.items() if length > LONGEST} == {}

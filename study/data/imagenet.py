@@ -14,7 +14,7 @@ from study.data.streamed import register_files
 SYNSET = re.compile(r"n\d{8}")
 ROOTS = ("", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")  # where train/ lies in the usual downloads
 ANSWERS = "LOC_val_solution.csv"  # in Kaggle's: the classes of the validation images, which lie in one folder
-IMAGES, VALIDATION = 1_281_167, 50_000
+IMAGES = 1_281_167
 
 
 def imagenet_place(path: Path) -> Place:

@@ -54,7 +54,7 @@ def described(draw: st.DrawFn) -> tuple[str, bytes]:
     return layout, draw(st.one_of(bytes_like([data]), trees_like([json.loads(data)]).map(as_json)))
 
 
-@scaled(50)
+@scaled(30)
 @given(described())
 def test_descriptions(changed: tuple[str, bytes]) -> None:
     layout, data = changed
