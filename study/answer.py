@@ -36,8 +36,7 @@ COSTS = ("params", "gmacs", "train_pflops", "images_per_second", "train_seconds"
 def answer(folder: Path, plan: Mapping[str, Any] | None = None) -> str:
     """The text a sweep ends with; the plots and the full table are written beside its plan, if they can be."""
     plan = read_plan(folder) if plan is None else plan
-    identities = [point["run"] for point in plan["points"]]
-    study = study_of(plan, load(folder, identities))
+    study, identities = _studied(folder, plan)
     chosen = shown_metrics(study)
     tables = [_render(quality_table(study, chosen)), "", _render(cost_table(study)), ""]
     parts = [study.question, "", *tables, *remarks(study, chosen), *missing(folder, study, identities)]
@@ -226,9 +225,7 @@ def _render(table: Table) -> str:
 
 def as_tree(folder: Path) -> dict[str, Any]:
     """The answer for machines: every metric of every cell, and what is missing."""
-    plan = read_plan(folder)
-    identities = [point["run"] for point in plan["points"]]
-    study = study_of(plan, load(folder, identities))
+    study, identities = _studied(folder, read_plan(folder))
     lines = json.loads(frame(study).to_json(orient="records", double_precision=15))
     return {
         "sweep": study.name,
@@ -236,6 +233,12 @@ def as_tree(folder: Path) -> dict[str, Any]:
         "cells": lines,
         "missing": missing(folder, study, identities),
     }
+
+
+def _studied(folder: Path, plan: Mapping[str, Any]) -> tuple[Study, list[str]]:
+    """The plan's cells with what their runs gave, and the runs."""
+    identities = [point["run"] for point in plan["points"]]
+    return study_of(plan, load(folder, identities)), identities
 
 
 def main(given: Sequence[str]) -> int:

@@ -235,7 +235,7 @@ class PowerLaw:
 
 def power_law(compute: ArrayLike, loss: ArrayLike, level: float = LEVEL) -> PowerLaw:
     """Least squares in logarithms; every point, seeds apart, is one observation."""
-    x, y = (np.log(_positive(name, values)) for name, values in (("compute", compute), ("loss", loss)))
+    x, y = _logarithms(compute, loss)
     require(x.shape == y.shape and len(x) >= 3, "compute, loss", (x.shape, y.shape), "at least 3 points of one shape")
     breadth = float(((x - x.mean()) ** 2).sum())
     require(breadth > 0, "compute", "one value", "at least two different values")
@@ -249,7 +249,7 @@ def power_law(compute: ArrayLike, loss: ArrayLike, level: float = LEVEL) -> Powe
 
 def at_equal_compute(compute: ArrayLike, loss: ArrayLike, wanted: float) -> float:
     """A training curve's loss at `wanted`, between its points a power law; NaN beyond them, never extrapolated."""
-    x, y = (np.log(_positive(name, values)) for name, values in (("compute", compute), ("loss", loss)))
+    x, y = _logarithms(compute, loss)
     require(wanted > 0, "wanted", wanted, "a positive amount of compute")
     order = np.argsort(x, kind="stable")
     x, y, at = x[order], y[order], math.log(wanted)
@@ -264,7 +264,7 @@ def first_reached(compute: ArrayLike, loss: ArrayLike, wanted: float) -> float:
 
     A curve that begins below is not read backwards: NaN as well.
     """
-    x, y = (np.log(_positive(name, values)) for name, values in (("compute", compute), ("loss", loss)))
+    x, y = _logarithms(compute, loss)
     require(wanted > 0, "wanted", wanted, "a positive loss")
     order = np.argsort(x, kind="stable")
     x, y, level = x[order], y[order], math.log(wanted)
@@ -293,6 +293,10 @@ def _table(scores: ArrayLike) -> Floats:
     require(array.ndim == 2 and array.size > 0, "scores", array.shape, "(settings, seeds)")
     require(bool(np.isfinite(array).all()), "scores", "NaN or infinity", "finite numbers")
     return array
+
+
+def _logarithms(compute: ArrayLike, loss: ArrayLike) -> tuple[Floats, Floats]:
+    return np.log(_positive("compute", compute)), np.log(_positive("loss", loss))
 
 
 def _positive(name: str, values: ArrayLike) -> Floats:
