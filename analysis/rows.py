@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from study.comparison import COST_PROTOCOLS, NOISES, Cell, Metric, Study, read_study
+from study.comparison import COST_PROTOCOLS, Cell, Metric, Study, read_study
 from study.run_directory import RunDirectory, read_curve
 from study.store import load, runs, wide
 from study.strict import ConfigError
@@ -104,7 +104,7 @@ def load_rows(path: str | Path) -> Rows:
         tidy, states = load(folder), runs(folder)
         study = read_study(folder, tidy) if (folder / "plan.json").exists() else _study_of_store(folder, tidy, states)
     except ConfigError as error:
-        return _nothing(folder, f"{error}. Run its sweep, then set RESULTS to the store it wrote, ../results.")
+        return _nothing(folder, f"{error}. Run a sweep first: python -m study.sweep sweeps/<name>.yaml")
     except (ValueError, KeyError, OSError, json.JSONDecodeError) as error:
         return _nothing(folder, f"{folder} cannot be read: {error}")
     places = {run: (cell.label, seed) for cell in study.cells for seed, run in cell.runs.items()}
@@ -150,7 +150,7 @@ def _study_of_store(folder: Path, tidy: pd.DataFrame, states: pd.DataFrame) -> S
         measured = dict(zip(group["run"].astype(str), group["value"], strict=True))
         metrics.append(Metric(str(name), str(protocol), measured, str(protocol).startswith(COST_PROTOCOLS)))
     found = tuple(Cell(label, values[label], members) for label, members in cells.items())
-    return Study(folder.name, "", found, {}, tuple(metrics), same_noises=NOISES not in states)
+    return Study(folder.name, "", found, {}, tuple(metrics))
 
 
 def _labels(states: pd.DataFrame, keys: Sequence[str]) -> list[str]:
