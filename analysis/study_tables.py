@@ -17,6 +17,7 @@ from analysis.published import published
 from analysis.render import table
 from analysis.rows import FINISHED, CannotShowError, Rows
 from analysis.trials import outside
+from study import caveats
 from study.comparison import Cell, Estimate, Metric, Study, differences, mean_of, read_plan, spread
 from study.results import is_higher_better
 from study.stats import holm, minimum_detectable_difference, pareto_front, t_quantile, two_sided_p
@@ -78,11 +79,14 @@ def spent(rows: Rows) -> pd.DataFrame:
         means = {COSTS[metric.name]: mean_of(cell, metric) for metric in found}
         lines.append({"point": cell.label, **{k: m.mean if m else math.nan for k, m in means.items()}})
         lines[-1] |= {"missing": missing.get(cell.label, "")} if missing else {}
-    speed = ["images/s: of this machine, training alone."] if any(m.name == "images_per_second" for m in found) else []
+    speed = [_WALL_CLOCK] if any(m.name == "images_per_second" for m in found) else []
     told = _once([*rows.remarks, *refused, *speed])
     return table(
         pd.DataFrame(lines), f"{rows.name}: what the points cost", told, formats={"params": ",.0f", "images/s": ".0f"}
     )
+
+
+_WALL_CLOCK = "images/s: by wall clock of the training steps, whatever else the machine did."
 
 
 def pareto(rows: Rows, metric: str = "val_loss", cost: str = "gmacs") -> pd.DataFrame:
@@ -209,18 +213,24 @@ def compared(
     study = rows.study
     lines: list[dict[str, object]] = []
     bold: list[tuple[int, str]] = []
-    remarks, missing = [*rows.remarks, *told], _missing(rows)
-    for metric in metrics:
+    remarks, missing, shown = [*rows.remarks, *told], _missing(rows), list(metrics)
+    for metric in shown:
         best = resolved_best(study, metric)
         bold += [(len(lines) + index, "mean") for index, cell in enumerate(study.cells) if cell.label == best]
         lines += _metric_lines(study, metric, missing)
-        remarks += _resolution_note(study, metric)
+        remarks += [*_floor_note(study, metric), *_resolution_note(study, metric), *caveats.pooling(study, metric)]
+    remarks += caveats.starting_noises(study, shown)
     frame = pd.DataFrame(lines if lines else _without_metrics(study, missing))
     if not study.partner:
         frame = frame.drop(columns=["difference", "difference ±", "p"], errors="ignore")
     if "mean ±" in frame and frame["mean ±"].notna().any():
         remarks.append(_READING if study.partner else _MEANS)
     return table(frame, heading, _once(remarks), bold, {"difference": "+", "p": ".2g", **(formats or {})})
+
+
+def _floor_note(study: Study, metric: Metric) -> list[str]:
+    floor = study.floor(metric)
+    return [] if floor is None else [f"{metric.name}: {floor.label} score {floor.value:.3g}."]
 
 
 def _without_metrics(study: Study, missing: Mapping[str, str]) -> list[dict[str, object]]:

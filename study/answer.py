@@ -17,6 +17,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from study import caveats
 from study.answer_plots import draw
 from study.atomic import write_file, write_text
 from study.command_line import finish
@@ -31,6 +32,7 @@ from study.unscored import lines_of_many, read_unscored
 UNWRAPPED = 180  # columns
 SHOWN = 5  # metrics in the printed table; the CSV has all
 COSTS = ("params", "gmacs", "train_pflops", "images_per_second", "train_seconds")
+TIMED = ("images_per_second", "train_seconds")  # of which no two seeds have the same: the machine has other work
 
 
 def answer(folder: Path, plan: Mapping[str, Any] | None = None) -> str:
@@ -69,7 +71,7 @@ def quality_table(study: Study, metrics: Sequence[Metric]) -> Table:
         title = metric.name if names.count(metric.name) == 1 else f"{metric.name} ({metric.protocol})"
         floor = study.floor(metric)
         if floor is not None:
-            result.add_row(title, "real images", "", f"{floor:.4g}", *([""] if study.partner else []))
+            result.add_row(title, floor.label, "", f"{floor.value:.4g}", *([""] if study.partner else []))
         found = differences(study, metric)
         for index, cell in enumerate(study.cells):
             done = sum(run in metric.values for run in cell.runs.values())
@@ -131,7 +133,8 @@ def remarks(study: Study, metrics: Sequence[Metric]) -> list[str]:
         lines.append(f"One seed cannot tell a difference from noise: {', '.join(untold)}.")
     if compared > 1:
         lines.append(f"{compared} comparisons in all, each at 95 %: expect about {compared * 0.05:.1f} false alarms.")
-    return lines
+    lines += [line for metric in metrics for line in caveats.pooling(study, metric)]
+    return lines + caveats.starting_noises(study, metrics)
 
 
 def frame(study: Study) -> pd.DataFrame:
@@ -197,7 +200,15 @@ def _mean(estimate: Estimate | None) -> str:
 def _spent(name: str, estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
+    if name in TIMED:
+        reach = "" if estimate.reach is None else f" ±{_digits(estimate.reach, 2)}"
+        return f"{_digits(estimate.mean, 3)}{reach}"
     return f"{estimate.mean / 1e6:.3g}M" if name == "params" else f"{estimate.mean:.4g}"
+
+
+def _digits(value: float, digits: int) -> str:
+    """That many, and zeros where others would be: 1090, not 1.09e+03."""
+    return f"{float(f'{value:.{digits}g}'):.15g}"
 
 
 def missing(folder: Path, study: Study, identities: Sequence[str]) -> list[str]:

@@ -57,6 +57,10 @@ def _draw_quality(axes: Axes, study: Study, metric: Metric) -> None:
     if base is not None and reaches:
         axes.axvspan(base.mean - max(reaches), base.mean + max(reaches), color=BASELINE, alpha=0.12, linewidth=0)
         told += ", band: noise around the baseline"
+    floor = study.floor(metric)
+    if floor is not None:
+        axes.axvline(floor.value, color=BASELINE, linestyle=":", linewidth=1)
+        told += f"\ndotted: {floor.label}"
     axes.set_title(told, fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.locator_params(axis="x", nbins=6)

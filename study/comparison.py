@@ -14,11 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from study.plan_file import read_plan as read_plan
-from study.stats import t_quantile
+from study.stats import paired_difference, t_quantile
 from study.sweep_file import REPLICATES, Value, shown, spelling
 
 FLOOR = ".real"  # ends the name of what real images score
+SAMPLES = "@"  # comes before the number of samples in the name of what they score
 DETAIL = re.compile(r"val_loss_bin(?!0$)\d+$")  # bin 0, the least noise, is where loss of detail shows
+NOISES = "sample.seed"
 COST_PROTOCOLS = ("cost-", "speed-")  # rows that say what a run took, not how good it is
 
 
@@ -59,8 +61,25 @@ class Metric:
         return self.name.endswith(FLOOR)
 
     @property
+    def is_of_samples(self) -> bool:
+        """Whether it scores what runs drew, as `fd_digits8@500` does 500 images."""
+        return SAMPLES in self.name and not self.is_floor
+
+    @property
     def is_detail(self) -> bool:
         return DETAIL.match(self.name) is not None
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What real images score; how many, where they are not as many as the samples."""
+
+    value: float
+    count: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"real images ({self.count})" if self.count else "real images"
 
 
 @dataclass(frozen=True)
@@ -72,15 +91,24 @@ class Study:
     cells: tuple[Cell, ...]
     partner: Mapping[str, str]  # label of the baseline cell each cell is compared with
     metrics: tuple[Metric, ...]
+    same_noises: bool = False  # whether all runs draw their samples from the same starting noises
 
     @property
     def baselines(self) -> set[str]:
         return set(self.partner.values())
 
-    def floor(self, metric: Metric) -> float | None:
-        """What real images score where the metric has a value."""
-        found = [m.values[run] for m in self.metrics if m.name == metric.name + FLOOR for run in m.values]
-        return float(np.mean(found)) if found else None
+    def floor(self, metric: Metric) -> Floor | None:
+        """What real images score in a metric: as many as its samples, or else as many as the data holds out."""
+        stem = metric.name.split(SAMPLES)[0] + SAMPLES
+        names = dict.fromkeys(m.name for m in self.metrics if m.is_floor and m.name.startswith(stem))
+        name = metric.name + FLOOR
+        if name not in names:
+            name = next(iter(names), "")
+        found = [m.values[run] for m in self.metrics if m.name == name for run in m.values]
+        if not found:
+            return None
+        count = name.removeprefix(stem).removesuffix(FLOOR)
+        return Floor(float(np.mean(found)), "" if name == metric.name + FLOOR else count)
 
     def cell(self, label: str) -> Cell:
         return next(cell for cell in self.cells if cell.label == label)
@@ -94,7 +122,8 @@ def read_study(folder: Path, rows: pd.DataFrame) -> Study:
 def study_of(plan: Mapping[str, Any], rows: pd.DataFrame) -> Study:
     """Bring a sweep's plan and its rows together."""
     cells = _cells(plan)
-    return Study(plan["sweep"], plan["question"], cells, _partners(plan, cells), _metrics(rows))
+    same_noises = NOISES not in rows  # only keys that differ between the runs are columns
+    return Study(plan["sweep"], plan["question"], cells, _partners(plan, cells), _metrics(rows), same_noises)
 
 
 def spread(cells: Sequence[Cell], metric: Metric) -> tuple[float, int]:
@@ -133,9 +162,14 @@ def _within(values: NDArray[np.float64], index: NDArray[np.int_], cells: int) ->
     return values - means[index]
 
 
+def values_of(cell: Cell, metric: Metric) -> list[float]:
+    """One per run of the cell that has the metric."""
+    return [metric.values[run] for run in cell.runs.values() if run in metric.values]
+
+
 def mean_of(cell: Cell, metric: Metric) -> Estimate | None:
     """Over the cell's seeds, with Student's interval from those alone: the seed matters here."""
-    values = [metric.values[run] for run in cell.runs.values() if run in metric.values]
+    values = values_of(cell, metric)
     if not values:
         return None
     if len(values) < 2:
@@ -155,21 +189,36 @@ def differences(study: Study, metric: Metric) -> dict[str, Estimate | None]:
     return {cell.label: _difference(study, cell, metric, pooled) for cell in study.cells}
 
 
+def own_difference(study: Study, cell: Cell, metric: Metric) -> Estimate | None:
+    """The same mean, but with Student's interval of these pairs alone: no other point's spread comes in."""
+    ours, theirs = _pairs(study, cell, metric)
+    if len(ours) < 2:
+        return Estimate(ours[0] - theirs[0], None, 1) if ours else None
+    found = paired_difference(ours, theirs)
+    return Estimate(found.mean, found.interval[1] - found.mean, found.n)
+
+
 def _difference(study: Study, cell: Cell, metric: Metric, pooled: tuple[float, int]) -> Estimate | None:
+    ours, theirs = _pairs(study, cell, metric)
+    if not ours:
+        return None
+    deviation, freedom = pooled
+    reach = t_quantile(freedom) * deviation * math.sqrt(2 / len(ours)) if freedom else None
+    return Estimate(float(np.mean(np.subtract(ours, theirs))), reach, len(ours))
+
+
+def _pairs(study: Study, cell: Cell, metric: Metric) -> tuple[list[float], list[float]]:
+    """The values of a cell and of its baseline in their common seeds; none for the baseline itself."""
     partner = study.partner.get(cell.label)
     if partner is None or partner == cell.label:
-        return None
+        return [], []
     other = study.cell(partner).runs
-    pairs = [
-        metric.values[run] - metric.values[other[seed]]
+    both = [
+        (metric.values[run], metric.values[other[seed]])
         for seed, run in cell.runs.items()
         if seed in other and run in metric.values and other[seed] in metric.values
     ]
-    if not pairs:
-        return None
-    deviation, freedom = pooled
-    reach = t_quantile(freedom) * deviation * math.sqrt(2 / len(pairs)) if freedom else None
-    return Estimate(float(np.mean(pairs)), reach, len(pairs))
+    return [ours for ours, _ in both], [theirs for _, theirs in both]
 
 
 def _cells(plan: Mapping[str, Any]) -> tuple[Cell, ...]:

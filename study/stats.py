@@ -22,6 +22,7 @@ Statistic: TypeAlias = Callable[[Floats], Floats]  # one number per resample; re
 LEVEL = 0.95
 POWER = 0.8
 RESAMPLES = 2000
+TIED = 1e-12  # of the largest: what rounding leaves of values that are all the same
 
 
 @lru_cache(maxsize=1024)  # asked again for every cell of a table
@@ -116,6 +117,27 @@ def paired_difference(values: ArrayLike, baseline: ArrayLike, level: float = LEV
     error = float(apart.std(ddof=1)) / math.sqrt(len(apart))
     t = float(apart.mean()) / error if error else math.copysign(math.inf, apart.mean()) if apart.mean() else 0.0
     return Paired(float(apart.mean()), t_interval(apart, level), two_sided_p(t, len(apart) - 1), len(apart))
+
+
+@dataclass(frozen=True)
+class Spreads:
+    """The least and the most of several standard deviations, and how easily chance alone sets as many so far apart."""
+
+    p: float
+    least: float
+    most: float
+
+
+def bartlett(groups: Sequence[Sequence[float]]) -> Spreads | None:
+    """Bartlett's test of equal variances; None where one has none, as of scores that only tie, which it cannot judge.
+
+    What a seed does to all groups alike makes it find less, not more.
+    """
+    arrays = [_observations(np.asarray(group), least=2) for group in groups]
+    deviations = [float(array.std(ddof=1)) for array in arrays]
+    if any(d <= TIED * float(np.abs(array).max()) for d, array in zip(deviations, arrays, strict=True)):
+        return None
+    return Spreads(float(scipy.stats.bartlett(*arrays).pvalue), min(deviations), max(deviations))
 
 
 def holm(p: ArrayLike) -> Floats:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.compute import in_readable_units
-from analysis.rows import FLOOR, CannotShowError, Rows, brief
+from analysis.rows import CannotShowError, Rows, brief
 from analysis.style import (
     FAINT,
     GREY,
@@ -66,8 +66,8 @@ def points_of(rows: Rows, metric: Metric, note: str = "") -> Figure:
 
 def _floor(rows: Rows, metric: Metric) -> list[str]:
     """What real images score: no network can be expected to do better."""
-    floor = [own for own in rows.study.metrics if own.name == f"{metric.name}{FLOOR}" and own.values]
-    return [f"Real, held-out images score {np.mean(list(floor[0].values.values())):.3g}."] if len(floor) == 1 else []
+    floor = rows.study.floor(metric)
+    return [] if floor is None else [f"{floor.label.capitalize()}, held out, score {floor.value:.3g}."]
 
 
 def shown_cells(rows: Rows, metric: Metric) -> list[Cell]:

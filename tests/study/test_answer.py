@@ -128,3 +128,10 @@ def test_a_cluster_takes_plain_names_only(tmp_path: Path, capsys: pytest.Capture
 def test_nothing_is_told_as_nothing() -> None:
     assert study.answer._difference(Estimate(6.9e-18, 0.05, 2)) == "+0 ±0.05  within noise"
     assert study.answer._difference(Estimate(-0.06, 0.05, 2)) == "-0.06 ±0.05"
+
+
+def test_times_have_three_digits_and_their_reach_over_seeds() -> None:
+    assert study.answer._spent("images_per_second", Estimate(1086.4, 123.0, 5)) == "1090 ±120"
+    assert study.answer._spent("train_seconds", Estimate(92.87, 23.4, 5)) == "92.9 ±23"
+    assert study.answer._spent("train_seconds", Estimate(8.682, None, 1)) == "8.68"
+    assert study.answer._spent("gmacs", Estimate(0.0118, 0.0, 5)) == "0.0118"
