@@ -19,6 +19,8 @@ FAILED, BAD_INPUT, STOPPED, UNREAD = 1, 2, 128 + signal.SIGINT, 128 + signal.SIG
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # no fault of what was asked
 
+WORDS = "key=value"  # what stands for words that set a field
+
 CODES = (
     "Exit codes: 0 done, 1 something failed, 2 bad input, 128 + n stopped by signal n (130: Ctrl-C).\n"
     "Colours are for terminals only, and off with NO_COLOR set."
@@ -39,6 +41,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def _meant(unknown: str, parser: argparse.ArgumentParser) -> str:
+    key, _, value = unknown.removeprefix("--").replace(" ", "=", 1).partition("=")
+    if any(action.metavar == WORDS for action in parser._actions) and (key == "results" or "." in key):
+        return f": did you mean {key}={value or '...'}?"
     hint = nearest(unknown.split()[0].split("=")[0], [name for name in options_of(parser) if name.startswith("--")])
     return hint if "did you mean" in hint else ""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from study.command_line import add_json, add_results, command_parser
+from study.command_line import WORDS, add_json, add_results, command_parser
 
 PARSERS = {
     "sweep": "study.sweep:arguments",
@@ -48,7 +48,7 @@ Of a run that failed, state.json says why; of bad input nothing is left behind.
 
 def run_parser() -> argparse.ArgumentParser:
     parser = command_parser("run", RUN)
-    parser.add_argument("words", nargs="*", metavar="key=value", help="presets and values")
+    parser.add_argument("words", nargs="*", metavar=WORDS, help="presets and values")
     return parser
 
 

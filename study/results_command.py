@@ -1,6 +1,6 @@
 """The store from the command line.
 
-    python -m study.results verify                  every run whose files contradict one another
+    python -m study.results verify                  every run whose files are damaged, lost or contradict one another
     python -m study.results prune --checkpoints     leftovers, set-aside attempts, finished runs' checkpoints
     python -m study.results export ablate_M a.csv   one line per run and metric
     python -m study.results export ablate_M a.csv --wide

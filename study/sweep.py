@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from study.command_line import STOPPED, add_json, command_parser, finish
+from study.command_line import STOPPED, WORDS, add_json, command_parser, finish
 from study.strict import ConfigError, nearest
 
 if TYPE_CHECKING:  # --help must not wait for torch
@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # --help must not wait for torch
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser("sweep", __doc__)
     parser.add_argument("file", type=Path, help="the sweep file")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
+    parser.add_argument("words", nargs="*", metavar=WORDS, help="overrides")
     parser.add_argument("--plan", action="store_true", help="print what would be done, and stop")
     add_json(parser)
     parser.add_argument("--retry", default="", metavar="CLASS", help="also redo failed runs: failed, oom, timeout, ...")

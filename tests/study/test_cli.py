@@ -106,6 +106,10 @@ def test_both_spellings_do_the_same(store: Path, tmp_path: Path) -> None:
     [
         (["swep"], "error: no command swep: did you mean sweep?"),
         (["status", "--resluts", "r"], "unknown option --resluts: did you mean --results?"),
+        (["sweep", "a.yaml", "--results", "r"], "unknown option --results r: did you mean results=r?"),
+        (["sweep", "a.yaml", "--results=r", "--plan"], "unknown option --results=r: did you mean results=r?"),
+        (["run", "--train.lr", "0.1"], "unknown option --train.lr: did you mean train.lr=...?"),
+        (["sweep", "a.yaml", "--paln"], "unknown option --paln: did you mean --plan?"),
         (["logs"], "the following arguments are required: run"),
         (["results", "--results", "/nowhere", "verify"], "/nowhere is no result store"),
         (["completion", "fish"], "invalid choice: 'fish'"),
