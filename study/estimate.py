@@ -116,7 +116,7 @@ def _macs(config: DenoiserConfig) -> int:
 
 @cache
 def count_parameters(config: DenoiserConfig) -> int:
-    return parameters(config).trainable
+    return parameters(config).total
 
 
 @cache

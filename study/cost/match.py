@@ -54,15 +54,15 @@ class Budget:
     def spent(self, config: DenoiserConfig) -> float:
         """What a config costs in this budget's unit."""
         if self.unit == "params":
-            return trainable(config)
+            return count(config)
         gmacs = config.macs().total / 1e9
         if self.unit == "latency_ms":
             return gmacs / self.gmacs_per_ms
         return gmacs if self.unit == "gmacs" else FLOPS_PER_MAC * (1 + BACKWARD) * gmacs * self.images / 1e6
 
 
-def trainable(config: DenoiserConfig) -> int:
-    """Trainable parameters. Blocks repeat, so two shallow networks tell what a deep one holds.
+def count(config: DenoiserConfig) -> int:
+    """All parameters. Blocks repeat, so two shallow networks tell what a deep one holds.
 
     The shallow pair has the depth's own parity, long skips coming one to every two blocks.
     """
@@ -88,7 +88,7 @@ def _name(kind: type[DenoiserConfig]) -> str:
 
 @cache
 def _built(config: DenoiserConfig) -> int:
-    return parameters(config).trainable
+    return parameters(config).total
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,13 @@ FLOPS_PER_MAC = 2
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of weights; `frozen` ones are fixed tables such as position embeddings."""
+    """Numbers of weights. What is called `params` anywhere is the total, as in the rows of runs.
 
+    DiT's position embeddings are a parameter that is not trained; tables held as buffers are none.
+    """
+
+    total: int
     trainable: int
-    frozen: int
-
-    @property
-    def total(self) -> int:
-        return self.trainable + self.frozen
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,8 @@ def cost(name: str, config: DenoiserConfig | None = None) -> Cost:
 def parameters(config: DenoiserConfig) -> Parameters:
     """Counted on the network itself, built without memory."""
     model = on_meta(config)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    fixed = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    return Parameters(trainable, fixed + sum(b.numel() for b in model.buffers() if b.is_floating_point()))
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return Parameters(sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained))
 
 
 def at_pixels(config: DenoiserConfig, pixels: int) -> DenoiserConfig:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from models import named_config
+from models import build, named_config
 from models.unet import layout
 from study.cost import at_pixels, cost, parameters
 from study.cost.audit import audit, claims
+from study.cost.match import Budget
 from study.cost.published import published, published_model
+from study.cost.table import Asked
+from study.cost.table import row as as_row
+from study.estimate import count_parameters
 
 DIT = [row for row in published() if row.kind == "model" and row.backbone.startswith("dit-")]
 
@@ -141,3 +145,12 @@ def test_the_published_dis_column_misses_the_state_space_blocks():
     for name in ("dis-s/4", "dis-b/4", "dis-m/4", "dis-l/4", "dis-h/4"):
         row = published_model(name, 256)
         assert named_config(name).macs().total / 1e9 > 3.5 * row.gmacs
+
+
+@pytest.mark.parametrize("name", ["dit-tiny", "diffussm-tiny"])
+def test_params_are_the_same_number_on_paper_in_budgets_and_of_the_network_that_rows_are_of(name):
+    config = named_config(name)
+    counted = sum(parameter.numel() for parameter in build(name).parameters())
+    budget = Budget("params", 1.0).spent(config)
+    table = as_row(cost(name), Asked())["params_m"] * 1e6
+    assert [cost(name).parameters.total, count_parameters(config), budget, table] == pytest.approx([counted] * 4)

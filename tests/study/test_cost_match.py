@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from models import named_config
 from study.cost import Budget, UnreachableError, match, parameters
-from study.cost.match import parse, trainable
+from study.cost.match import count, parse
 from study.cost.tracer import network
 from study.results import Row, write_rows
 
@@ -80,14 +80,14 @@ def test_parameters_of_deep_networks_are_exact_from_shallow_ones():
     for name in ("dit-s/8", "diffussm-s", "dis-s/4"):
         for depth in (11, 12):
             config = named_config(name, depth=depth)
-            assert trainable(config) == parameters(config).trainable
+            assert count(config) == parameters(config).total
 
 
 def test_matching_parameters_and_training_flops():
     base = named_config("dit-tiny")
-    target = 2.5 * parameters(base).trainable
+    target = 2.5 * parameters(base).total
     found = match(base, Budget("params", target)).best
-    assert parameters(found.config).trainable == pytest.approx(target, rel=0.01)
+    assert parameters(found.config).total == pytest.approx(target, rel=0.01)
     flops = match(base, Budget("train_pflops", 0.05, images=1e6)).best
     assert 6 * flops.config.macs().total * 1e6 / 1e15 == pytest.approx(0.05, rel=0.01)
 
