@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # it reads torch, for which other sweeps need not wait
 
 POINTS = ("defaults", "overrides", "axes", "zip", "where", "exclude", "match", "baseline")
 KEYS = (*POINTS, "launcher", "throughput", "search", "tuned", "bench")
-REPLICATES = ("seed", "seeds.data", "seeds.noise", "seeds.init")
+REPLICATES = ("seed", "seeds.data", "seeds.noise", "seeds.init", "sample.seed")
 """Axes whose points are repetitions of one another, to be averaged over."""
 
 UNSEARCHED = ("zip", "where", "exclude", "match", "baseline", "bench")

@@ -146,3 +146,22 @@ def test_the_floor_of_another_count_names_it() -> None:
         floor = replace(study, metrics=(score, *metrics)).floor(score)
         assert floor is not None
         assert (floor.label, floor.value) == (label, 0.02)
+
+
+def test_noises_that_move_with_the_seed_make_no_other_point() -> None:
+    runs = [(ratio, seed) for ratio in (1, 2) for seed in (0, 1)]
+    points = [
+        {"run": f"{m}{s}", "values": {"backbone.M": m, "seed": s, "sample.seed": s}, "sizes": ""} for m, s in runs
+    ]
+    axes = {"backbone.M": [1, 2], "seed": [0, 1], "sample.seed": [0, 1]}
+    together = [["backbone.M"], ["seed", "sample.seed"]]
+    plan = {"sweep": "s", "question": "", "axes": axes, "together": together, "baseline": {"backbone.M": 1}}
+    lines = [
+        {"run": f"{m}{s}", "metric": "fd@5", "protocol": "p", "value": m + 0.1 * s, "sample.seed": s} for m, s in runs
+    ]
+    study = study_of({**plan, "points": points}, pd.DataFrame(lines))
+    assert [(cell.label, len(cell.runs)) for cell in study.cells] == [("M=1", 2), ("M=2", 2)]
+    found = difference(study, study.cells[1], study.metrics[0])
+    assert found is not None
+    assert (found.mean, found.n) == (pytest.approx(1), 2)
+    assert starting_noises(study, study.metrics) == []
