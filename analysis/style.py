@@ -283,11 +283,15 @@ PLACES: tuple[tuple[float, float, Side], ...] = (
 )
 
 
-def label_points(axes: Axes, labels: Sequence[Label], all_of_them: bool = True) -> None:
+CLEAR = 6  # pixels that a name keeps from the frame: the layout may yet move it a little
+
+
+def label_points(axes: Axes, labels: Sequence[Label], all_of_them: bool = True) -> int:
     """Names beside points, each at the first place where it covers no point, line or name and stays inside the axes.
 
-    Without `all_of_them` a name that finds no such place is left out.
+    Without `all_of_them` a name that finds no such place is left out. How many were is returned.
     """
+    left_out = 0
     with look():
         _lay_out(axes)
         points = [tuple(axes.transData.transform((label.x, label.y))) for label in labels]
@@ -301,8 +305,10 @@ def label_points(axes: Axes, labels: Sequence[Label], all_of_them: bool = True) 
             box, hits = _settle(axes, note, taken)
             if hits and not all_of_them:
                 note.remove()
+                left_out += 1
             else:
                 taken = np.vstack([taken, box.extents])
+    return left_out
 
 
 def _lay_out(axes: Axes) -> None:
@@ -312,8 +318,8 @@ def _lay_out(axes: Axes) -> None:
 
 
 def _settle(axes: Axes, note: Annotation, taken: NDArray[np.float64]) -> tuple[Bbox, int]:
-    """Where the note came to lie, and how much it covers there."""
-    frame = axes.get_window_extent()
+    """Where the note came to lie, and how much it covers there, crossing the frame being the worst."""
+    frame = axes.get_window_extent().padded(-CLEAR)
     best: tuple[int, float, float, Side, Bbox] | None = None
     for x, y, side in PLACES:
         note.xyann = (x, y)

@@ -24,7 +24,7 @@ from analysis.style import (
     plain_log,
     wrapped,
 )
-from study.comparison import Cell, Estimate, Metric, differences, mean_of, spread
+from study.comparison import Cell, Estimate, Metric, differences, mean_of, spread, values_of
 from study.results import is_higher_better
 from study.stats import pareto_front, t_quantile
 
@@ -149,10 +149,12 @@ def tradeoff(rows: Rows, metric: str, cost: str = "gmacs") -> Figure:
     placed = placed_by(rows, chosen, spent)
     figure, axes = canvas(height=3.8)
     prices, qualities = [price.mean for _, price, _ in placed], [quality.mean for *_, quality in placed]
-    _draw_tradeoff(axes, rows, placed, front_of(prices, qualities, is_higher_better(metric)), chosen)
+    unnamed = _draw_tradeoff(axes, rows, placed, front_of(prices, qualities, is_higher_better(metric)), chosen)
     axes.set_xlabel(COST_NAMES.get(spent.name, spent.name))
     axes.set_ylabel(f"{metric} ({better(metric)})")
-    caption(figure, f"Line: points that no other beats in both. Small dots: seeds. {noise_words(rows, chosen)}")
+    names = "Not all points are named. " if unnamed else ""
+    told = f"{names}{seed_words(rows, chosen)}{noise_words(rows, chosen)}"
+    caption(figure, f"Line: points that no other beats in both. {told}")
     return figure
 
 
@@ -171,11 +173,21 @@ def placed_by(rows: Rows, metric: Metric, cost: Metric) -> list[Placed]:
     return placed
 
 
-def name_points(axes: Axes, placed: Sequence[Placed], most: int = FEW) -> None:
-    """Names beside the points: of many, where there is room; of too many, beside some, evenly chosen."""
+def name_points(axes: Axes, placed: Sequence[Placed], most: int = FEW) -> int:
+    """Names beside the points: of many, where there is room; of too many, beside some, evenly chosen.
+
+    How many have none is returned.
+    """
     named = placed if len(placed) <= most else placed[:: math.ceil(len(placed) / most)]
     labels = [Label(p.mean, q.mean, wrapped(brief(cell.label), 24, 2)) for cell, p, q in named]
-    label_points(axes, labels, all_of_them=len(placed) <= SURE)
+    left_out = label_points(axes, labels, all_of_them=len(placed) <= SURE)
+    return len(placed) - len(named) + left_out
+
+
+def seed_words(rows: Rows, metric: Metric) -> str:
+    """Of the small dots, where there are any that no mean covers."""
+    several = any(len(values_of(cell, metric)) > 1 for cell in rows.study.cells)
+    return "Small dots: seeds. " if several else ""
 
 
 def noise_words(rows: Rows, metric: Metric) -> str:
@@ -201,7 +213,8 @@ def front_of(costs: Sequence[float], qualities: Sequence[float], higher: bool) -
     return sorted(np.flatnonzero(front).tolist(), key=lambda index: costs[index])
 
 
-def _draw_tradeoff(axes: Axes, rows: Rows, placed: Sequence[Placed], front: Sequence[int], metric: Metric) -> None:
+def _draw_tradeoff(axes: Axes, rows: Rows, placed: Sequence[Placed], front: Sequence[int], metric: Metric) -> int:
+    """How many points have no name beside them is returned."""
     ahead = [placed[index] for index in front]
     axes.plot(
         [price.mean for _, price, _ in ahead], [good.mean for *_, good in ahead], color=colour(0), lw=1, alpha=0.7
@@ -214,7 +227,9 @@ def _draw_tradeoff(axes: Axes, rows: Rows, placed: Sequence[Placed], front: Sequ
     if max(costs) > 3 * min(costs) > 0:
         axes.set_xscale("log")
         plain_log(axes, "x")
-    name_points(axes, placed if len(placed) <= FEW else ahead)
+    if len(placed) <= FEW:
+        return name_points(axes, placed)
+    return len(placed) - len(ahead) + name_points(axes, ahead)
 
 
 def draw_points(axes: Axes, placed: Sequence[Placed], metric: Metric, noise: tuple[float, int], shade: str) -> None:

@@ -20,6 +20,7 @@ from analysis.figures.points import (
     name_points,
     noise_words,
     placed_by,
+    seed_words,
 )
 from analysis.rows import CannotShowError, Rows
 from analysis.style import (
@@ -55,7 +56,7 @@ def power_law(rows: Rows, metric: str = "val_loss", cost: str = "train_pflops") 
     axes.margins(x=0.12)
     axes.set(xlabel=COST_NAMES.get(spent.name, spent.name), ylabel=f"{metric} ({better(metric)})")
     name_points(axes, placed)
-    caption(figure, f"Small dots: seeds. {fitted} {noise_words(rows, chosen)}")
+    caption(figure, f"{seed_words(rows, chosen)}{fitted} {noise_words(rows, chosen)}")
     return figure
 
 
@@ -96,7 +97,7 @@ def by_value(rows: Rows, metric: str, key: str) -> Figure:
     if not is_higher_better(metric):
         plain_log(axes, "y")
     label_ends(axes, ends)
-    caption(figure, f"Small dots: seeds. {noise_words(rows, chosen)}")
+    caption(figure, f"{seed_words(rows, chosen)}{noise_words(rows, chosen)}")
     return figure
 
 

@@ -25,7 +25,7 @@ from analysis.figures.search import importances, search_history, slices
 from analysis.figures.training import loss_by_noise, loss_curves, points_at_equal_compute
 from analysis.published import published
 from analysis.rows import Rows, load_rows
-from analysis.style import apart, describe, encode, log_ticks, look
+from analysis.style import Label, apart, describe, encode, label_points, log_ticks, look
 from study.comparison import mean_of
 from tests.analysis.synthetic import run_name, write_study
 
@@ -243,3 +243,13 @@ def test_best_so_far_follows_what_is_better() -> None:
         (axes,) = search_history(trials, metric).axes
         steps = axes.lines[1]
         assert list(steps.get_ydata()) == best
+
+
+def test_names_that_would_cross_the_frame_are_left_out_and_counted() -> None:
+    figure = Figure(figsize=(3, 2))
+    axes = figure.subplots()
+    axes.plot([0.02, 0.5], [0.5, 0.5], "o", linestyle="")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    names = [Label(0.02, 0.5, "a name far wider than all there is " * 3), Label(0.5, 0.5, "short")]
+    assert label_points(axes, names, all_of_them=False) == 1
+    assert [text.get_text() for text in axes.texts] == ["short"]
