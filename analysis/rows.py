@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from study.comparison import COST_PROTOCOLS, Cell, Metric, Study, read_study
+from study.comparison import COST_PROTOCOLS, NOISES, Cell, Metric, Study, read_study
 from study.run_directory import RunDirectory, read_curve
 from study.store import load, runs, wide
 from study.strict import ConfigError
@@ -150,7 +150,7 @@ def _study_of_store(folder: Path, tidy: pd.DataFrame, states: pd.DataFrame) -> S
         measured = dict(zip(group["run"].astype(str), group["value"], strict=True))
         metrics.append(Metric(str(name), str(protocol), measured, str(protocol).startswith(COST_PROTOCOLS)))
     found = tuple(Cell(label, values[label], members) for label, members in cells.items())
-    return Study(folder.name, "", found, {}, tuple(metrics))
+    return Study(folder.name, "", found, {}, tuple(metrics), same_noises=NOISES not in states)
 
 
 def _labels(states: pd.DataFrame, keys: Sequence[str]) -> list[str]:
