@@ -25,6 +25,8 @@ FIGURES: Mapping[str, tuple[str, int]] = {
     "findings_ratio.png": ('/ablate_M"', 1),
     "findings_patches.png": ('/ablate_MP"', 1),
     "findings_reading.png": ('/hourglass_reading"', 0),
+    "findings_backbones.png": ('/backbones"', 0),
+    "findings_data.png": ('/convergence"', 0),
 }
 
 

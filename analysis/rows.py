@@ -104,7 +104,7 @@ def load_rows(path: str | Path) -> Rows:
         tidy, states = load(folder), runs(folder)
         study = read_study(folder, tidy) if (folder / "plan.json").exists() else _study_of_store(folder, tidy, states)
     except ConfigError as error:
-        return _nothing(folder, f"{error}. Run a sweep first: python -m study.sweep sweeps/<name>.yaml")
+        return _nothing(folder, f"{error}. Run its sweep, then set RESULTS to the store it wrote, ../results.")
     except (ValueError, KeyError, OSError, json.JSONDecodeError) as error:
         return _nothing(folder, f"{folder} cannot be read: {error}")
     places = {run: (cell.label, seed) for cell in study.cells for seed, run in cell.runs.items()}

@@ -34,7 +34,7 @@ def test_the_versions_are_those_of_the_constraints() -> None:
 def test_commands_of_contributing_exist() -> None:
     made = {words_of(line)[1] for line in commands(ROOT / "CONTRIBUTING.md") if line.startswith("make ")}
     phony = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)[0].split()
-    assert made == {"check", "test"} <= set(phony)
+    assert made == {"check", "test", "coverage"} <= set(phony)
     assert (ROOT / ".ci" / "run").exists()
 
 
