@@ -77,9 +77,9 @@ def partner_values(sweep: Sweep, values: Mapping[str, Value]) -> dict[str, Value
     moved: dict[str, Value] = {}
     for axes in sweep.axes:
         if set(axes.values) & set(sweep.baseline):
-            moved |= next(
-                step
-                for step in axes.steps()
-                if all(same_value(step[k], v) for k, v in sweep.baseline.items() if k in step)
-            )
+            steps = (s for s in axes.steps() if all(same_value(s[k], v) for k, v in sweep.baseline.items() if k in s))
+            step = next(steps, None)
+            if step is None:  # values that each occur, but never together
+                raise sweep.source.error(("baseline",), f"baseline: matches no entry of {' with '.join(axes.values)}")
+            moved |= step
     return {**values, **moved}

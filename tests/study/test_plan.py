@@ -219,6 +219,13 @@ def test_a_baseline_must_name_one_entry_of_axes_that_move_together() -> None:
     assert {(values["train.lr"], values["train.batch"]) for values in partners} == {(1e-3, 64)}
 
 
+def test_a_baseline_of_values_that_never_occur_together_is_refused() -> None:
+    text = TEXT + "zip: [{train.lr: [1e-3, 2e-3], train.batch: [32, 64]}]\n"
+    text += "baseline: {train.lr: 1e-3, train.batch: 64}\nmatch: {like: baseline, free: [depth], tolerance: 50%}\n"
+    with pytest.raises(ConfigError, match=r"baseline: matches no entry of train.lr with train.batch"):
+        make_plan(parse_sweep(text, "s"))
+
+
 def test_a_run_done_without_the_scores_asked_for_is_to_be_scored(tmp_path: Path) -> None:
     text = "defaults: [backbone: dit-tiny, score: {score}]\naxes: {{seed: [0]}}\n"
     words = [f"overrides.results={tmp_path}"]
