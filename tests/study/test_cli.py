@@ -379,7 +379,7 @@ def test_one_damaged_plan_hides_no_other_sweep(store: Path, tmp_path: Path, caps
 
 
 def test_a_full_disk_is_no_bad_input_and_a_closed_output_no_failure(store: Path) -> None:
-    command = f"{sys.executable} -m study.status --results '{store}'"
+    command = f"'{sys.executable}' -m study.status --results '{store}'"
     full = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True, check=False)
     assert (full.returncode, full.stderr) == (1, "error: No space left on device\n")
     closed = subprocess.run(f"{command} >&-", shell=True, capture_output=True, text=True, check=False)
